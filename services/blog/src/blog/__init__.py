@@ -1,0 +1,1 @@
+"""The reference module: posts, comments, tags and categories."""

@@ -1,0 +1,1 @@
+"""The library that every Moorage module is built on."""

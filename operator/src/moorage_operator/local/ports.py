@@ -38,7 +38,9 @@ def owner(port: int) -> str | None:
     """Name and id of the process that listens on *port*, as far as this user may see it."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
+                if connection.pid is None:  # another user's
+                    return None
                 return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
     return None
 

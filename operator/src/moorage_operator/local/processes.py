@@ -85,7 +85,7 @@ class Zygote:
         Raises `ZygoteLostError` when it does not come up.
         """
         async with self._lock:
-            if self.pid is None:
+            if self._commands is None:
                 await self._launch()
 
     async def spawn(self, launch: Launch) -> Child:
@@ -136,6 +136,8 @@ class Zygote:
     async def _launch(self) -> None:
         if self._reader is not None:
             await self._reader  # the lost one's last events
+        if self._process is not None:
+            await self._process.wait()
         ours, theirs = socket.socketpair()
         read_end, write_end = os.pipe()
         command = ("-P", "-m", "moorage_operator.local.zygote", "--commands", str(theirs.fileno()))

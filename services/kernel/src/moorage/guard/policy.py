@@ -5,46 +5,70 @@ and Permissions; guards read it from the mounted policy folder together with its
 """
 
 import json
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 BASE_FILE: Final = "base.json"
 SIGNATURE_FILE: Final = "base.sig"
 TRUST_FILE: Final = "trust.pem"
 
+MAX_DOCUMENT: Final = 900 * 1024
+"""Bytes. A ConfigMap holds 1 MiB, with the signature and the trust anchor beside the document."""
+MAX_CONDITION: Final = 2048
+"""Characters of a condition, as in the Permission resource."""
+
+_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+Name = Annotated[str, Field(pattern=rf"^{_LABEL}$", max_length=63)]
+Host = Annotated[str, Field(pattern=rf"^(\*\.)?{_LABEL}(\.{_LABEL})*$", max_length=253)]
+Method = Annotated[str, Field(pattern=r"^[A-Z]+(-[A-Z]+)*$", max_length=32)]
+Path = Annotated[str, Field(pattern=r"^/[!-~]*$", max_length=1024)]
+Code = Annotated[str, Field(pattern=r"^[a-z0-9.-]+$", max_length=253)]
+Role = Annotated[str, Field(min_length=1, max_length=128)]
+ModuleKey = Annotated[str, Field(pattern=rf"^{_LABEL}/{_LABEL}$", max_length=128)]
+
+
+class DocumentError(ValueError):
+    """A document that no guard may use; the text names the field."""
+
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Issuer(_Part):
     """Whose tokens count, for which audiences, signed how. ``keys`` are public JWKs (RFC 7517)."""
 
-    issuer: str
-    audiences: list[str]
-    algorithms: list[Literal["ES256", "RS256"]]
-    keys: list[dict[str, Any]]
+    issuer: Annotated[str, Field(min_length=1, max_length=512)]
+    audiences: Annotated[list[Annotated[str, Field(min_length=1, max_length=512)]], Field(min_length=1, max_length=16)]
+    algorithms: Annotated[list[Literal["ES256", "RS256"]], Field(min_length=1, max_length=2)]
+    keys: Annotated[list[dict[str, Any]], Field(max_length=32)]
     subject: Literal["user", "module"]
 
 
 class Rule(_Part):
     """One shape of request. ``path`` is absolute (the Route's prefix is in it); ``methods`` empty: all."""
 
-    name: str
-    hosts: list[str] = Field(default_factory=list)
-    methods: list[str] = Field(default_factory=list)
-    path: str
+    name: Name
+    hosts: Annotated[list[Host], Field(max_length=64)] = Field(default_factory=list)
+    methods: Annotated[list[Method], Field(max_length=16)] = Field(default_factory=list)
+    path: Path
     auth: Literal["required", "optional", "none"] = "required"
-    permission: str | None = None
+    permission: Code | None = None
     timeout_ms: Annotated[int, Field(gt=0)] | None = None
     max_body: Annotated[int, Field(ge=0, description="bytes")] | None = None
+
+    @model_validator(mode="after")
+    def _permission_needs_a_caller(self) -> Self:
+        if self.permission is not None and self.auth != "required":
+            raise ValueError(f"rule {self.name}: a permission needs auth: required, not {self.auth}")
+        return self
 
 
 class PermissionPolicy(_Part):
     """The condition of one permission code; ``None``: none."""
 
-    condition: str | None = None
+    condition: Annotated[str, Field(min_length=1, max_length=MAX_CONDITION)] | None = None
 
 
 class BaseDocument(_Part):
@@ -52,15 +76,21 @@ class BaseDocument(_Part):
 
     v: Literal[1] = 1
     kind: Literal["base"] = "base"
-    namespace: str
-    module: str
-    sequence: Annotated[int, Field(ge=0)]
-    issued_at: str
-    issuers: list[Issuer] = Field(default_factory=list)
-    rules: list[Rule] = Field(default_factory=list)
-    permissions: dict[str, PermissionPolicy] = Field(default_factory=dict)
-    grants: dict[str, list[str]] = Field(default_factory=dict)
-    module_grants: dict[str, list[str]] = Field(default_factory=dict)
+    namespace: Name
+    module: Name
+    sequence: Annotated[int, Field(ge=0, le=2**53)]
+    issued_at: Annotated[str, Field(max_length=64)]
+    issuers: Annotated[list[Issuer], Field(max_length=16)] = Field(default_factory=list)
+    rules: Annotated[list[Rule], Field(max_length=4096)] = Field(default_factory=list)
+    permissions: Annotated[dict[Code, PermissionPolicy], Field(max_length=4096)] = Field(default_factory=dict)
+    grants: Annotated[dict[Role, list[Code]], Field(max_length=4096)] = Field(default_factory=dict)
+    module_grants: Annotated[dict[ModuleKey, list[Code]], Field(max_length=4096)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        _unique("rules", [rule.name for rule in self.rules])
+        _unique("issuers", [issuer.issuer for issuer in self.issuers])
+        return self
 
     def canonical(self) -> bytes:
         """The document's one byte form: sorted keys, no spaces, UTF-8, absent fields left out."""
@@ -70,3 +100,45 @@ class BaseDocument(_Part):
 def canonical_json(value: object) -> bytes:
     """Encode *value* so that equal values give equal bytes (after RFC 8785, without floats)."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def parse_document(content: bytes) -> BaseDocument:
+    """Read a document strictly: bounded, UTF-8, no duplicate keys, no unknown fields; raises `DocumentError`."""
+    if len(content) > MAX_DOCUMENT:
+        raise DocumentError(f"the document has {len(content)} bytes, more than {MAX_DOCUMENT}")
+    try:
+        return BaseDocument.model_validate(strict_json(content))
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "document"
+        raise DocumentError(f"{field}: {first['msg']} ({exc.error_count()} problem(s) in all)") from None
+    except (ValueError, RecursionError) as exc:
+        raise DocumentError(f"the document is not JSON that can be trusted: {exc}") from None
+
+
+def strict_json(content: bytes) -> object:
+    """Decode JSON that means the same to every reader: a repeated key, NaN or infinity is a `ValueError`.
+
+    Parsers disagree on which of two equal keys wins, and that is a way around a check (RFC 8725, 2.6 and 3.10).
+    """
+    return _decoder.decode(content.decode("utf-8"))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key appears twice")
+    return result
+
+
+def _constant(text: str) -> object:
+    raise ValueError(f"{text} is not JSON")
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+
+
+def _unique(field: str, names: list[str]) -> None:
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"{field}: {', '.join(twice)} appears twice")

@@ -1,0 +1,177 @@
+"""Headers that carry identity, trace or addresses: what may come in, and what is made of it."""
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+Headers = CIMultiDict[str] | CIMultiDictProxy[str]
+
+USER_HEADER: Final = "X-Moorage-User"
+TENANT_HEADER: Final = "X-Moorage-Tenant"
+ROLES_HEADER: Final = "X-Moorage-Roles"
+REQUEST_ID_HEADER: Final = "X-Request-ID"
+TRACEPARENT_HEADER: Final = "traceparent"
+
+_IDENTITY_PREFIXES: Final = (
+    "x-moorage-",
+    "x-forwarded-",
+    "x-auth-request-",
+    "x-authenticated-",
+    "x-remote-",
+    "x-ssl-client",
+    "ssl-client",
+    "x-client-cert",
+    "x-original-",
+    "x-rewrite-",
+)
+_IDENTITY: Final = frozenset(
+    {
+        "x-user", "x-user-id", "x-userid", "x-user-email", "x-user-name", "x-username", "x-user-roles", "x-user-role",
+        "x-user-groups", "x-user-permissions", "x-role", "x-roles", "x-groups", "x-permissions", "x-email",
+        "x-tenant", "x-tenant-id", "x-webauth-user", "remote-user", "remote-groups", "remote-email", "remote-name",
+        "auth-user", "x-verified-user", "x-consumer-id", "x-consumer-username", "x-goog-authenticated-user-email",
+        # Addresses: only the guard says where a request came from.
+        "forwarded", "x-forwarded", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip",
+        "x-cluster-client-ip", "x-envoy-external-address", "fastly-client-ip",
+        # Other methods and paths than the guard has judged; and HTTP_PROXY in CGI's environment (CVE-2016-5385).
+        "x-http-method", "x-http-method-override", "x-method-override", "proxy",
+    }
+)  # fmt: skip
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_MAX_TRACESTATE: Final = 512
+_MAX_HOPS: Final = 32
+
+
+@lru_cache(maxsize=1024)
+def is_identity_header(name: str) -> bool:
+    """Whether a header of this name, sent from outside, would claim who or where the caller is, or another target.
+
+    Dots, underscores and case make no difference: CGI, WSGI and many frameworks read ``X_User.Id`` as ``X-User-Id``.
+    """
+    plain = name.lower().replace("_", "-").replace(".", "-")
+    return plain in _IDENTITY or plain.startswith(_IDENTITY_PREFIXES)
+
+
+def without_identity(headers: Headers) -> CIMultiDict[str]:
+    """A copy of *headers* without those of `is_identity_header`; a host does this before any code sees a request."""
+    return CIMultiDict((name, value) for name, value in headers.items() if not is_identity_header(name))
+
+
+def has_identity(headers: Headers) -> bool:
+    """Whether `without_identity` would take anything off: hosts need no copy for most requests."""
+    return any(is_identity_header(name) for name in headers)
+
+
+def request_id(headers: Headers) -> str:
+    """The caller's ``X-Request-ID``, if there is one of a form that logs and shells cannot be hurt by; else a new one."""
+    given = headers.get(REQUEST_ID_HEADER)
+    if given is not None and _REQUEST_ID.fullmatch(given) is not None:
+        return given
+    return os.urandom(16).hex()
+
+
+@dataclass(slots=True)
+class Trace:
+    """The request's place in a trace (W3C Trace Context): this hop's span below the caller's.
+
+    ``parent_id`` is the caller's span, ``None`` where the trace begins here.
+    """
+
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    flags: str
+    state: str = ""
+
+    @property
+    def traceparent(self) -> str:
+        """The header for the next hop, with this hop's span as parent."""
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
+
+
+def trace(headers: Headers) -> Trace:
+    """Continue the caller's trace, or begin one; a malformed ``traceparent`` counts as none, as W3C has it."""
+    given = headers.get(TRACEPARENT_HEADER)
+    if given is not None:
+        match = _TRACEPARENT.fullmatch(given)
+        if match is not None:
+            version, trace_id, parent_id, flags, more = match.groups()
+            fits = version != "ff" and (more is None or version != "00")
+            if fits and trace_id.strip("0") and parent_id.strip("0"):
+                state = ",".join(headers.getall("tracestate", ()))
+                state = state if len(state) <= _MAX_TRACESTATE else ""
+                return Trace(trace_id, os.urandom(8).hex(), parent_id, "01" if int(flags, 16) & 1 else "00", state)
+    random = os.urandom(24).hex()
+    return Trace(random[:32], random[32:], None, "01")
+
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class TrustedProxies:
+    """The addresses whose ``X-Forwarded-*`` headers count. Raises `ValueError` for what is no address or network."""
+
+    def __init__(self, networks: Iterable[str] = ()) -> None:
+        self._networks: Sequence[IPNetwork] = [ipaddress.ip_network(network) for network in networks]
+
+    def __contains__(self, address: IPAddress) -> bool:
+        return any(address in network for network in self._networks)
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Where a request came from: *address* without port (``None`` for a Unix socket), *scheme* as the client used it."""
+
+    address: str | None
+    scheme: str
+
+
+def client(peer: str | None, scheme: str, headers: Headers, trusted: TrustedProxies) -> Client:
+    """Find the client behind *peer* (the connection's other end) and *scheme* (the connection's own).
+
+    ``X-Forwarded-For`` is read from the right, as each proxy appends whom it saw: trusted hops are passed over, and
+    the first other address is the client. ``X-Forwarded-Proto`` counts from a trusted peer, its last value. RFC 7239's
+    ``Forwarded`` never counts: of two ways to say the same, a proxy that maintains one lets the other through forged.
+    """
+    address = parse_address(peer)
+    if address is None or address not in trusted:
+        return Client(str(address) if address is not None else None, scheme)
+    proto = ",".join(headers.getall("X-Forwarded-Proto", ())).rpartition(",")[2].strip().lower()
+    scheme = proto if proto in ("http", "https") else scheme
+    hops = ",".join(headers.getall("X-Forwarded-For", ())).split(",")
+    for hop in reversed(hops[-_MAX_HOPS:]):
+        before = parse_address(hop.strip())
+        if before is None:
+            break
+        address = before
+        if before not in trusted:
+            break
+    return Client(str(address), scheme)
+
+
+@lru_cache(maxsize=4096)
+def parse_address(text: str | None) -> IPAddress | None:
+    """Read an address, with or without port; IPv4 in IPv6 (``::ffff:192.0.2.1``) is the IPv4 address it stands for."""
+    if not text:
+        return None
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address

@@ -1,0 +1,360 @@
+"""Access tokens: made (ES256), checked strictly, and remembered once they were found good.
+
+What is refused follows RFC 8725 and RFC 9068; nothing is ever fetched because of what a token says.
+"""
+
+import base64
+import hashlib
+import re
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+from uuid import UUID
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jwt.api_jws import PyJWS
+
+from moorage.errors import Unauthenticated
+from moorage.guard.policy import Issuer, canonical_json, strict_json
+
+MAX_TOKEN: Final = 8192
+"""Characters. A service account's token has about 1,200, a user's with ten roles about 600."""
+MAX_REMEMBERED: Final = 4096
+LEEWAY: Final = 5
+"""Seconds by which two clocks may differ."""
+_MAX_ROLES: Final = 128
+_TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +(\S+)")
+_TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
+_REFUSED_HEADERS: Final = frozenset({"crit", "jku", "jwk", "x5u", "x5c", "b64", "zip", "enc", "cty"})
+"""Names that make a verifier fetch, trust or decode something that the token itself brings."""
+_MIN_RSA: Final = 2048
+_MAX_TIME: Final = 253_402_300_800
+"""The year 10000, in seconds since the epoch."""
+_SERVICE_ACCOUNT = re.compile(
+    r"system:serviceaccount:(?P<namespace>[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?):(?P<name>[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?)"
+)
+
+
+def new_es256_key() -> bytes:
+    """Make a private key for ES256 (P-256), as unencrypted PKCS #8 PEM."""
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def public_jwk(pem: bytes) -> dict[str, str]:
+    """The public JWK of an ES256 key (private or public PEM), with its RFC 7638 thumbprint as ``kid``."""
+    numbers = _public_key(pem).public_numbers()
+    key = {
+        "crv": "P-256",
+        "kty": "EC",
+        "x": _base64url(numbers.x.to_bytes(32, "big")),
+        "y": _base64url(numbers.y.to_bytes(32, "big")),
+    }
+    thumbprint = _base64url(hashlib.sha256(canonical_json(key)).digest())
+    return {**key, "alg": "ES256", "use": "sig", "kid": thumbprint}
+
+
+def issue_user_token(
+    pem: bytes,
+    *,
+    issuer: str,
+    audience: str,
+    user_id: UUID | str,
+    email: str | None = None,
+    roles: Sequence[str] = (),
+    tenant_id: str | None = None,
+    lifetime_s: int = 900,
+    now: float | None = None,
+) -> str:
+    """Sign an access token for a user.
+
+    Args:
+        pem: the issuer's private ES256 key.
+        user_id: the user's UUID.
+        lifetime_s: seconds until it expires.
+        now: seconds since the epoch; ``None``: the clock's.
+
+    Raises:
+        ValueError: *user_id* is no UUID, or *pem* no ES256 key.
+    """
+    issued = int(time.time() if now is None else now)
+    claims: dict[str, object] = {
+        "iss": issuer,
+        "aud": audience,
+        "sub": str(user_id if isinstance(user_id, UUID) else _uuid(user_id)),
+        "sid": str(uuid.uuid4()),
+        "jti": str(uuid.uuid4()),
+        "ver": 1,
+        "roles": list(roles),
+        "iat": issued,
+        "exp": issued + lifetime_s,
+        "token_type": "access",
+    }
+    if email is not None:
+        claims["email"] = email
+    if tenant_id is not None:
+        claims["tenant_id"] = tenant_id
+    return jwt.encode(claims, pem, algorithm="ES256", headers={"kid": public_jwk(pem)["kid"], "typ": "at+jwt"})
+
+
+@dataclass(frozen=True, slots=True)
+class UserClaims:
+    """What a user's access token says, once it is verified."""
+
+    id: UUID
+    email: str | None
+    roles: tuple[str, ...]
+    tenant_id: str | None
+    session_id: str | None
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleClaims:
+    """What a service account's token says, once it is verified: the module is named like its service account."""
+
+    namespace: str
+    name: str
+
+
+class Verified:
+    """A token that was found good, and until when it stays so; ``caller`` is a slot for the engine's own result."""
+
+    __slots__ = ("caller", "claims", "expires", "issuer", "key_id", "not_before")
+
+    def __init__(
+        self, claims: UserClaims | ModuleClaims, *, issuer: str, key_id: str, not_before: float, expires: float
+    ) -> None:
+        self.claims = claims
+        self.issuer = issuer
+        self.key_id = key_id
+        self.not_before = not_before
+        self.expires = expires
+        self.caller: tuple[object, object] | None = None
+
+
+class TokenVerifier:
+    """Checks tokens against one set of issuers and their keys; made anew when that set changes.
+
+    Raises:
+        ValueError: a key that cannot verify the issuer's algorithms (at construction).
+    """
+
+    def __init__(self, issuers: Sequence[Issuer], *, remember: int = MAX_REMEMBERED) -> None:
+        self._issuers = {issuer.issuer: _Issuer(issuer) for issuer in issuers}
+        self._remember = remember
+        self._known: dict[str, Verified] = {}
+        self.has_keys = any(issuer.keys for issuer in self._issuers.values())
+
+    def verify_header(self, authorization: str, now: float) -> Verified:
+        """Check an ``Authorization`` header's value; *now* in seconds since the epoch. Raises `Unauthenticated`."""
+        known = self._known.get(authorization)
+        if known is not None:
+            if known.not_before <= now < known.expires:
+                return known
+            del self._known[authorization]
+        match = _BEARER.fullmatch(authorization)
+        if match is None:
+            raise _invalid("the Authorization header is not of the form `Bearer <token>`")
+        verified = self.verify(match.group(1), now)
+        if len(self._known) >= self._remember:
+            # The oldest goes: access tokens live 15 minutes, so the oldest is also the first to expire.
+            del self._known[next(iter(self._known))]
+        self._known[authorization] = verified
+        return verified
+
+    def verify(self, token: str, now: float) -> Verified:
+        """Check *token* from scratch; raises `Unauthenticated`, whose ``reason`` (for logs) says what was wrong."""
+        if len(token) > MAX_TOKEN:
+            raise _invalid(f"the token has {len(token)} characters, more than {MAX_TOKEN}")
+        if _TOKEN.fullmatch(token) is None:
+            raise _invalid("the token is not a signed JWT in compact form")
+        head, body, _ = token.split(".")
+        header = _part(head, "header")
+        issuer, claims = self._issuer(_part(body, "payload"))
+        key_id, key = issuer.key_for(header)
+        try:
+            # The key is bound to its algorithm; the header was checked to name the same one.
+            issuer.jws.decode_complete(token, key, algorithms=[key.algorithm_name])
+        except (jwt.InvalidTokenError, ValueError) as exc:
+            raise _invalid(f"the signature does not hold: {exc}") from None
+        return issuer.judge(claims, key_id, now)
+
+    def _issuer(self, claims: dict[str, Any]) -> tuple["_Issuer", dict[str, Any]]:
+        name = claims.get("iss")
+        issuer = self._issuers.get(name) if isinstance(name, str) else None
+        if issuer is None:
+            raise _invalid("the token's issuer is not one that this policy names")
+        return issuer, claims
+
+
+class _Issuer:
+    """One issuer with its keys made ready."""
+
+    def __init__(self, issuer: Issuer) -> None:
+        self.name = issuer.issuer
+        self.audiences = frozenset(issuer.audiences)
+        self.algorithms = frozenset(issuer.algorithms)
+        self.subject: Literal["user", "module"] = issuer.subject
+        self.jws = PyJWS(algorithms=list(issuer.algorithms))
+        self.keys: dict[str, jwt.PyJWK] = {}
+        for jwk in issuer.keys:
+            kid, key = _verification_key(jwk, self.algorithms)
+            if kid in self.keys:
+                raise ValueError(f"issuer {self.name}: two keys have the kid {kid}")
+            self.keys[kid] = key
+
+    def key_for(self, header: Mapping[str, Any]) -> tuple[str, jwt.PyJWK]:
+        refused = _REFUSED_HEADERS.intersection(header)
+        if refused:
+            raise _invalid(f"the token's header carries {', '.join(sorted(refused))}")
+        kind = header.get("typ", "JWT")
+        if not isinstance(kind, str) or kind.lower() not in _TYPES:
+            raise _invalid("the token's typ is not that of an access token")
+        algorithm = header.get("alg")
+        if not isinstance(algorithm, str) or algorithm not in self.algorithms:
+            raise _invalid("the token's algorithm is not one that its issuer may use")
+        kid = header.get("kid")
+        key = self.keys.get(kid) if isinstance(kid, str) else None
+        if key is None or not isinstance(kid, str):
+            raise _invalid("the token names no key that its issuer has")
+        if key.algorithm_name != algorithm:
+            raise _invalid("the token's algorithm is not that of the key it names")
+        return kid, key
+
+    def judge(self, claims: Mapping[str, Any], key_id: str, now: float) -> Verified:
+        """Check the claims of a token whose signature holds."""
+        expires, not_before = self._times(claims, now)
+        audience = claims.get("aud")
+        named = audience if isinstance(audience, list) else [audience]
+        if not all(isinstance(name, str) for name in named) or self.audiences.isdisjoint(named):
+            raise _invalid("the token is meant for another audience")
+        parsed = _user_claims(claims) if self.subject == "user" else _module_claims(claims)
+        return Verified(parsed, issuer=self.name, key_id=key_id, not_before=not_before, expires=expires)
+
+    @staticmethod
+    def _times(claims: Mapping[str, Any], now: float) -> tuple[float, float]:
+        exp, iat, nbf = claims.get("exp"), claims.get("iat"), claims.get("nbf")
+        if not _is_number(exp) or not _is_number(iat) or not (nbf is None or _is_number(nbf)):
+            raise _invalid("exp, iat or nbf is missing or not a number")
+        expires = float(exp) + LEEWAY
+        not_before = max(float(iat), float(nbf) if nbf is not None else 0.0) - LEEWAY
+        if now >= expires:
+            raise Unauthenticated("The access token has expired.", code="token_expired", reason="the token has expired")
+        if now < not_before:
+            raise _invalid("the token is not valid yet")
+        return expires, not_before
+
+
+def _user_claims(claims: Mapping[str, Any]) -> UserClaims:
+    if claims.get("token_type") != "access":
+        raise _invalid("token_type is not access")
+    roles = claims.get("roles", [])
+    if not isinstance(roles, list) or len(roles) > _MAX_ROLES or not all(isinstance(role, str) for role in roles):
+        raise _invalid("roles is not a list of role names")
+    version = claims.get("ver")
+    if version is not None and type(version) is not int:
+        raise _invalid("ver is not a whole number")
+    subject = claims.get("sub")
+    try:
+        user_id = _uuid(subject) if isinstance(subject, str) else None
+    except ValueError:
+        user_id = None
+    if user_id is None:
+        raise _invalid("sub is not a user's UUID")
+    return UserClaims(
+        id=user_id,
+        email=_text(claims, "email"),
+        roles=tuple(roles),
+        tenant_id=_text(claims, "tenant_id"),
+        session_id=_text(claims, "sid"),
+        version=version,
+    )
+
+
+def _module_claims(claims: Mapping[str, Any]) -> ModuleClaims:
+    subject = claims.get("sub")
+    match = _SERVICE_ACCOUNT.fullmatch(subject) if isinstance(subject, str) else None
+    if match is None:
+        raise _invalid("sub is not a service account")
+    return ModuleClaims(namespace=match["namespace"], name=match["name"])
+
+
+def _verification_key(jwk: Mapping[str, Any], algorithms: frozenset[str]) -> tuple[str, jwt.PyJWK]:
+    kid = jwk.get("kid")
+    if not isinstance(kid, str) or not kid:
+        raise ValueError("a key has no kid")
+    if "d" in jwk or jwk.get("kty") == "oct":
+        raise ValueError(f"key {kid} holds a secret: only public keys belong into a policy")
+    if jwk.get("use", "sig") != "sig":
+        raise ValueError(f"key {kid} is not for signatures")
+    algorithm = jwk.get("alg") or {"EC": "ES256", "RSA": "RS256"}.get(str(jwk.get("kty")))
+    if algorithm not in algorithms:
+        raise ValueError(f"key {kid}: its algorithm {algorithm} is not one that its issuer may use")
+    try:
+        key = jwt.PyJWK(dict(jwk), algorithm)
+    except jwt.PyJWTError as exc:
+        raise ValueError(f"key {kid} is not a usable JWK") from exc
+    public = key.key
+    right_curve = isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP256R1)
+    right_size = isinstance(public, rsa.RSAPublicKey) and public.key_size >= _MIN_RSA
+    if not (right_curve if algorithm == "ES256" else right_size):
+        raise ValueError(f"key {kid} is not a P-256 key or an RSA key of at least {_MIN_RSA} bits")
+    return kid, key
+
+
+def _part(segment: str, name: str) -> dict[str, Any]:
+    try:
+        value = strict_json(base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
+    except (ValueError, RecursionError) as exc:
+        raise _invalid(f"the token's {name} is not strict JSON: {exc}") from None
+    if not isinstance(value, dict):
+        raise _invalid(f"the token's {name} is not an object")
+    return value
+
+
+def _text(claims: Mapping[str, Any], name: str) -> str | None:
+    value = claims.get(name)
+    if value is not None and not isinstance(value, str):
+        raise _invalid(f"{name} is not a text")
+    return value
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value <= _MAX_TIME  # type: ignore[operator]  # bool is not a number here
+
+
+def _uuid(text: str) -> UUID:
+    """Read a UUID in its canonical form only: other spellings of one user would be other users to a cache or log."""
+    try:
+        value = UUID(text)
+    except ValueError:
+        value = None
+    if value is None or str(value) != text:
+        raise ValueError(f"{text!r} is not a UUID of the form 3f0c8a52-6f0e-4f0b-9d53-0d7c5b1a2e11")
+    return value
+
+
+def _public_key(pem: bytes) -> ec.EllipticCurvePublicKey:
+    key = (
+        serialization.load_pem_private_key(pem, None).public_key()
+        if b"PRIVATE KEY" in pem
+        else serialization.load_pem_public_key(pem)
+    )
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise ValueError("the token key is not an ES256 (P-256) key")
+    return key
+
+
+def _invalid(reason: str) -> Unauthenticated:
+    return Unauthenticated("The access token is not valid.", code="invalid_token", reason=reason)
+
+
+def _base64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()

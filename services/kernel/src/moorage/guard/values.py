@@ -1,0 +1,152 @@
+"""What conditions are given: plain, bounded values, made from models and requests.
+
+Every doubt raises `ValueError`, on which the engine denies: a value of an unknown type, too long, too deep, or naming
+one query parameter twice.
+"""
+
+import datetime
+import enum
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Final
+from urllib.parse import parse_qsl
+from uuid import UUID
+
+from moorage.guard.conditions import Node, Reading
+from moorage.guard.headers import Headers, is_identity_header
+from moorage.guard.identity import Caller, User
+
+MAX_ITEMS: Final = 256
+MAX_TEXT: Final = 16 * 1024
+"""Characters."""
+_SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
+_DIRECT: Final = (bool, int, float, type(None))
+
+
+def user_value(caller: Caller, members: frozenset[str]) -> dict[str, object] | None:
+    """The members of `user` that a condition reads; a module has no user, so that reading one fails (and denies)."""
+    if not isinstance(caller, User):
+        return None
+    value: dict[str, object] = {}
+    if "id" in members:
+        value["id"] = str(caller.id)
+    if "roles" in members:
+        value["roles"] = _bounded(caller.roles)
+    if "permissions" in members:
+        value["permissions"] = _bounded(sorted(caller.permissions))
+    # What is not known stays absent instead of null: `user.tenant == resource.tenant` must not hold for two nulls.
+    if "email" in members and caller.email is not None:
+        value["email"] = caller.email
+    if "tenant" in members and caller.tenant_id is not None:
+        value["tenant"] = caller.tenant_id
+    return value
+
+
+def request_value(
+    members: frozenset[str], *, method: str, path: str, params: Mapping[str, str], query: str, headers: Headers
+) -> dict[str, object]:
+    """The members of `request` that a condition reads; *query* as it came."""
+    value: dict[str, object] = {}
+    if "method" in members:
+        value["method"] = method
+    if "path" in members:
+        value["path"] = path
+    if "params" in members:
+        value["params"] = dict(params)
+    if "query" in members:
+        value["query"] = _query(query)
+    if "headers" in members:
+        value["headers"] = _headers(headers)
+    return value
+
+
+def resource_value(resource: object, tree: Node) -> object:
+    """Take from *resource* (a model, dataclass or mapping) the members in *tree*, as plain values.
+
+    UUIDs become text (as `user.id` is), enums their values, times timestamps (a naive one counts as UTC), dates
+    midnight UTC. A member that the object does not have is left out.
+    """
+    if resource is None:
+        raise ValueError("there is no resource")
+    return _members(resource, tree)
+
+
+def _members(value: object, tree: Node) -> dict[str, object]:
+    result: dict[str, object] = {}
+    for name, node in tree.members.items():
+        if isinstance(value, Mapping):
+            if name in value:
+                result[name] = _plain(value[name], node)
+        else:
+            member = getattr(value, name, _ABSENT)
+            if member is not _ABSENT:
+                result[name] = _plain(member, node)
+    return result
+
+
+_ABSENT: Final = object()
+
+
+def _plain(value: object, node: Node) -> object:  # noqa: PLR0911 - one line per type
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if isinstance(value, str):
+        if len(value) > MAX_TEXT:
+            raise ValueError(f"a text has more than {MAX_TEXT} characters")
+        return value
+    if isinstance(value, _DIRECT):
+        return value
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, datetime.datetime):
+        return value if value.tzinfo is not None else value.replace(tzinfo=datetime.UTC)
+    if isinstance(value, datetime.date):
+        return datetime.datetime(value.year, value.month, value.day, tzinfo=datetime.UTC)
+    if isinstance(value, datetime.timedelta):
+        return value
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item, node) for item in _bounded(value)]
+    if node.members:
+        return _members(value, node)
+    if isinstance(value, Mapping):
+        return {_key(key): _plain(item, _LEAF) for key, item in zip(_bounded(value), value.values(), strict=True)}
+    raise ValueError(f"a {type(value).__name__} cannot be given to a condition")
+
+
+_LEAF: Final = Node()
+
+
+def _key(key: object) -> str:
+    if not isinstance(key, str):
+        raise ValueError("a mapping has keys that are not text")
+    return key
+
+
+def _bounded(items: Iterable[object]) -> list[object]:
+    result = list(items)
+    if len(result) > MAX_ITEMS:
+        raise ValueError(f"more than {MAX_ITEMS} items")
+    return result
+
+
+def _query(query: str) -> dict[str, str]:
+    # Of two equal names the handler might take the one and the condition the other.
+    pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_ITEMS, errors="strict")
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("the query names a parameter twice")
+    return result
+
+
+def _headers(headers: Headers) -> dict[str, str]:
+    result: dict[str, str] = {}
+    for name, value in headers.items():
+        lower = name.lower()
+        if lower in _SECRET_HEADERS or is_identity_header(lower):
+            continue
+        result[lower] = f"{result[lower]}, {value}" if lower in result else value
+    if len(result) > MAX_ITEMS or sum(map(len, result.values())) > MAX_TEXT:
+        raise ValueError("the headers are too long")
+    return result

@@ -56,8 +56,8 @@ class Family:
         """Return 12 hex digits that change with anything that changes the family's results."""
         digest = hashlib.sha256()
         for part in (
-            (self.source / "go.mod").read_bytes(),
-            (self.source / "go.sum").read_bytes(),
+            # The sources: go.mod and go.sum, and the program itself where it is one of ours.
+            *(p.read_bytes() for p in sorted(self.source.iterdir()) if p.suffix in (".mod", ".sum", ".go")),
             repr((sorted(self.binaries.items()), self.ldflags, sorted(self.files.items()))).encode(),
             f"{go_version} {platform.system()} {platform.machine()}".encode(),
         ):
@@ -84,15 +84,17 @@ FAMILIES: tuple[Family, ...] = (
     Family("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}),
     Family("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}),
     Family("kubernetes", {c: f"k8s.io/kubernetes/cmd/{c}" for c in _KUBERNETES_COMMANDS}, _STAMP),
+    Family("pause", {"pause": "."}),
     Family("coredns", {"coredns": "github.com/coredns/coredns"}),
     Family(
         "contour",
         {"contour": "github.com/projectcontour/contour/cmd/contour"},
         files={
-            "contour-crds.yaml": ("github.com/projectcontour/contour", "examples/contour/01-crds.yaml"),
+            "contour-deployment": ("github.com/projectcontour/contour", "examples/contour"),
             "gateway-api-crds": ("sigs.k8s.io/gateway-api", "config/crd/experimental"),
         },
     ),
+    Family("kind", {"kind": "sigs.k8s.io/kind"}),
     Family("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}),
 )
 """In the order of building: what lets somebody start early comes first."""
@@ -110,8 +112,8 @@ def families_with(names: Iterable[str]) -> Iterator[tuple[Family, str]]:
         raise KeyError(f"nothing is known about building {', '.join(sorted(wanted))}")
 
 
-ALL: tuple[str, ...] = tuple(n for f in FAMILIES for n in (*f.binaries, *f.files))
-"""The name of every program and file that can be built."""
+ALL: tuple[str, ...] = tuple(n for f in FAMILIES for n in (*f.binaries, *f.files) if n != "kind")
+"""Every program and file that tests may need, wherever they run. kind is built where Docker is."""
 
 
 @cache
@@ -126,7 +128,7 @@ def go_version() -> str:
     ).stdout.strip()
 
 
-def built(name: str) -> Path | None:
+def cached(name: str) -> Path | None:
     """Return where `name` lies in the cache, or None if it is yet to be built."""
     ((family, _),) = families_with([name])
     path = family.folder() / name

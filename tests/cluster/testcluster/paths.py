@@ -29,13 +29,3 @@ def cache_dir() -> Path:
     return path
 
 
-def run_dir() -> Path:
-    """Return (and create) the folder that holds all state of the native cluster.
-
-    `MOORAGE_TEST_RUN_DIR` overrides it. It lies in the cache rather than in `/tmp`, because
-    image layers in it are worth keeping between runs and a kubelet wants a plain, stable path.
-    """
-    override = os.environ.get("MOORAGE_TEST_RUN_DIR")
-    path = Path(override).expanduser().resolve() if override else cache_dir() / "run"
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return path

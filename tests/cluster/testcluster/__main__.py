@@ -1,0 +1,7 @@
+"""See `testcluster.cli`."""
+
+import sys
+
+from testcluster.cli import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""A cluster of one node made of plain processes on this machine (Linux, root)."""

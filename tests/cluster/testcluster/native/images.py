@@ -1,0 +1,212 @@
+"""Builds images without a container engine or registry: buildah, on a base made by debootstrap."""
+
+import fcntl
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from testcluster import paths
+from testcluster.handle import CommandError
+from testcluster.native.node import ctr
+from testcluster.progress import say, step
+
+_SUITE = "bookworm"
+_INCLUDE = "python3,python3-venv,ca-certificates"
+_MIRROR = "http://deb.debian.org/debian"
+_REGISTRY = "localhost"
+_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+_BASE_FILE = """FROM scratch
+ADD rootfs.tar /
+ENV LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+CMD ["python3"]
+"""
+
+
+class BuildahImages:
+    """Image builder of the native cluster. Layers and base stay in the cache between runs."""
+
+    def __init__(self, run: Path) -> None:
+        """`run` is the run directory of the cluster that images are loaded into."""
+        self._run = run
+        self._home = paths.cache_dir() / "images"
+        self._home.mkdir(exist_ok=True, mode=0o700)
+
+    @property
+    def base(self) -> str:
+        """The base image: a minimal Debian with Python, built on first use."""
+        mirror = os.environ.get("MOORAGE_TEST_DEBIAN_MIRROR", _MIRROR)
+        recipe = f"{_SUITE} {_INCLUDE} {mirror} {_BASE_FILE}".encode()
+        reference = f"{_REGISTRY}/moorage-test/base:{_SUITE}-{hashlib.sha256(recipe).hexdigest()[:12]}"
+        with self._locked("base"):
+            if not self._exists(reference):
+                with step(f"base image {reference}"):
+                    self._build_base(reference, mirror)
+        return reference
+
+    def build(
+        self, context: Path, containerfile: Path, tag: str, build_args: Mapping[str, str], base_arg: str
+    ) -> str:
+        """Build `localhost/<tag>`; raises CommandError with the end of the build's output.
+
+        Commands in the Containerfile reach package registries as this machine does: its
+        certificates, pip's and uv's settings are mounted for the time of the build and stay
+        out of the image.
+        """
+        reference = f"{_REGISTRY}/{tag}"
+        arguments = {**({} if base_arg in build_args else {base_arg: self.base}), **build_args}
+        with tempfile.TemporaryDirectory() as scratch, step(f"image {reference}"):
+            self._buildah(
+                "bud",
+                "--isolation=chroot",
+                "--layers",
+                "--pull=false",
+                *(f"--volume={v}" for v in _registry_volumes(Path(scratch))),
+                *(f"--build-arg={name}={value}" for name, value in arguments.items()),
+                f"--file={containerfile}",
+                f"--tag={reference}",
+                str(context),
+            )
+        return reference
+
+    def load(self, image: str | Path) -> str:
+        """Import an image into the node's containerd, unless the same one is there already.
+
+        A path is an OCI archive, which has to name its image.
+        """
+        if isinstance(image, Path):
+            with step(f"loading {image}"):
+                ctr(self._run, "images", "import", image)
+            return self._named_in(image)
+        identity = self._buildah("inspect", "--type=image", "--format={{.FromImageID}}", image).strip()
+        marker = self._run / "images" / identity
+        if marker.exists() and image in marker.read_text().split():
+            return image
+        with step(f"loading {image}"), tempfile.TemporaryDirectory(dir=self._run) as scratch:
+            archive = Path(scratch) / "image.tar"
+            # Uncompressed: the archive lives for seconds, and gzip is what would take the time.
+            self._buildah("push", "--quiet", "--disable-compression", image, f"oci-archive:{archive}:{image}")
+            ctr(self._run, "images", "import", archive)
+        marker.parent.mkdir(exist_ok=True)
+        with marker.open("a") as names:
+            names.write(f"{image}\n")
+        return image
+
+    def _named_in(self, archive: Path) -> str:
+        import json
+        import tarfile
+
+        with tarfile.open(archive) as opened:
+            index = opened.extractfile("index.json")
+            assert index is not None
+            annotations = json.load(index)["manifests"][0].get("annotations", {})
+        name = annotations.get("io.containerd.image.name")
+        name = name or annotations.get("org.opencontainers.image.ref.name")
+        if not name:
+            raise CommandError(f"{archive} does not name its image: write it as `oci-archive:FILE:NAME`")
+        return str(name)
+
+    def _build_base(self, reference: str, mirror: str) -> None:
+        with tempfile.TemporaryDirectory(dir=self._home) as scratch:
+            root, context = Path(scratch) / "rootfs", Path(scratch) / "context"
+            context.mkdir()
+            _run(["debootstrap", "--variant=minbase", f"--include={_INCLUDE}", _SUITE, str(root), mirror])
+            for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
+                _run(["find", str(root / waste), "-mindepth", "1", "-delete"])
+            _run(["tar", "--create", "--one-file-system", f"--file={context / 'rootfs.tar'}", "-C", str(root), "."])
+            _run(["rm", "-rf", "--one-file-system", str(root)])
+            (context / "Containerfile").write_text(_BASE_FILE)
+            self._buildah("bud", "--isolation=chroot", f"--tag={reference}", str(context))
+
+    def _exists(self, reference: str) -> bool:
+        try:
+            self._buildah("inspect", "--type=image", "--format={{.FromImageID}}", reference)
+        except CommandError:
+            return False
+        return True
+
+    def _buildah(self, *args: str) -> str:
+        storage, policy = self._home / "storage.conf", self._home / "policy.json"
+        if not policy.exists():
+            # Debian's package only recommends the one with these files.
+            policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+            (self._home / "registries.conf").write_text('unqualified-search-registries = []\n')
+        storage.write_text(
+            f'[storage]\ndriver = "{self._driver()}"\n'
+            f'graphroot = "{self._home / "storage"}"\nrunroot = "{self._home / "storage-run"}"\n'
+        )
+        command, *rest = args
+        signature = [f"--signature-policy={policy}"] if command in ("bud", "push") else []
+        environment = {
+            "CONTAINERS_STORAGE_CONF": str(storage),
+            "CONTAINERS_REGISTRIES_CONF": str(self._home / "registries.conf"),
+        }
+        return _run(["buildah", command, *signature, *rest], environment)
+
+    def _driver(self) -> str:
+        """Return `overlay` where the kernel lets us stack folders, else `vfs`, which copies each layer."""
+        decided = self._home / "driver"
+        if not decided.exists():
+            with tempfile.TemporaryDirectory(dir=self._home) as scratch:
+                decided.write_text("overlay" if _overlay_works(Path(scratch)) else "vfs")
+            say(f"image layers are kept with the {decided.read_text()} driver")
+        return decided.read_text()
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        with (self._home / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _overlay_works(scratch: Path) -> bool:
+    for name in ("lower", "upper", "work", "merged"):
+        (scratch / name).mkdir()
+    options = f"lowerdir={scratch / 'lower'},upperdir={scratch / 'upper'},workdir={scratch / 'work'}"
+    merged = scratch / "merged"
+    done = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, merged], capture_output=True)
+    if done.returncode == 0:
+        subprocess.run(["umount", merged], check=True)
+    return done.returncode == 0
+
+
+def _registry_volumes(scratch: Path) -> list[str]:
+    """Return what is mounted while an image is built, so that pip, uv and apt work as on this machine."""
+    volumes = []
+    bundle = next(
+        (
+            Path(os.environ[name])
+            for name in ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+            if os.environ.get(name) and Path(os.environ[name]).is_file()
+        ),
+        _CERTIFICATES,
+    )
+    pip, uv = ["[global]"], []
+    if bundle.is_file():
+        volumes.append(f"{bundle.resolve()}:{_CERTIFICATES}:ro")
+        pip.append(f"cert = {_CERTIFICATES}")
+        uv.append("native-tls = true")
+    if index := os.environ.get("PIP_INDEX_URL") or os.environ.get("UV_INDEX_URL"):
+        pip.append(f"index-url = {index}")
+        uv.append(f'index-url = "{index}"')
+    pip.append(f"timeout = {os.environ.get('PIP_DEFAULT_TIMEOUT', '60')}")
+    (scratch / "pip.conf").write_text("\n".join(pip) + "\n")
+    (scratch / "uv.toml").write_text("\n".join(uv) + "\n")
+    return [
+        *volumes,
+        f"{scratch / 'pip.conf'}:/etc/pip.conf:ro",
+        f"{scratch / 'uv.toml'}:/etc/uv/uv.toml:ro",
+    ]
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run(
+        command, env={**os.environ, **(environment or {})}, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    if done.returncode:
+        output = (done.stdout + done.stderr)[-6000:]
+        raise CommandError(f"`{' '.join(command[:2])}` failed ({done.returncode}):\n{output}")
+    return done.stdout

@@ -1,0 +1,3 @@
+"""The database port: units of work over PostgreSQL, migrations, and an embedded server for laptops and
+tests.
+"""

@@ -123,7 +123,9 @@ def compile_condition(source: str) -> Condition:
         raise ConditionError(f"the condition is not CEL: {_first_line(exc)}") from None
     # The evaluator's own account of what is used: if it differs from ours, we have read another expression than it has.
     names = set(program.variables()) - _ROOTS - reader.ever_bound
-    calls = {name for name in program.functions() if any(char.isalpha() for char in name)} - FUNCTIONS - METHODS
+    calls = (
+        {name for name in program.functions() if any(char.isalpha() for char in name)} - FUNCTIONS - METHODS
+    )
     strange = sorted(names | (calls - _INTERNAL))
     if strange:
         raise ConditionError(f"the condition uses what is not known: {', '.join(strange)}")
@@ -300,14 +302,18 @@ class _Reader:
         if pattern is None or pattern.kind != "string" or self._peek(position + 3) != ")":
             self._refuse("the pattern of matches has to be one literal", at)
         if len(pattern.text) > MAX_PATTERN or pattern.text.count("{") > 1:
-            self._refuse(f"the pattern is longer than {MAX_PATTERN} characters or counts more than once", pattern.at)
+            self._refuse(
+                f"the pattern is longer than {MAX_PATTERN} characters or counts more than once", pattern.at
+            )
         if self.bound:
             self._refuse("matches stands inside a macro", at)
         self.patterns.append(pattern.text)
 
     def _operator(self, token: _Token, before: _Token | None) -> None:
         ends_operand = before is not None and (
-            before.kind == "string" or before.text in (")", "]") or (before.kind == "name" and before.text != "in")
+            before.kind == "string"
+            or before.text in (")", "]")
+            or (before.kind == "name" and before.text != "in")
         )
         if token.text == ".":
             if not ends_operand:

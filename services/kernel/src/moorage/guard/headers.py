@@ -107,7 +107,9 @@ def trace(headers: Headers) -> Trace:
             if fits and trace_id.strip("0") and parent_id.strip("0"):
                 state = ",".join(headers.getall("tracestate", ()))
                 state = state if len(state) <= _MAX_TRACESTATE else ""
-                return Trace(trace_id, os.urandom(8).hex(), parent_id, "01" if int(flags, 16) & 1 else "00", state)
+                return Trace(
+                    trace_id, os.urandom(8).hex(), parent_id, "01" if int(flags, 16) & 1 else "00", state
+                )
     random = os.urandom(24).hex()
     return Trace(random[:32], random[32:], None, "01")
 

@@ -61,7 +61,9 @@ def segments(path: str) -> tuple[str, ...]:
             if position != len(parts) - 1:
                 raise PatternError(f"path {path}: ** can only be the last segment")
         elif _LITERAL.fullmatch(part) is None or part == "*" or not part.strip("."):
-            raise PatternError(f"path {path}: {part or 'an empty segment'} is neither literal, {{name}} nor a last **")
+            raise PatternError(
+                f"path {path}: {part or 'an empty segment'} is neither literal, {{name}} nor a last **"
+            )
     return parts
 
 
@@ -79,12 +81,16 @@ class _Leaf(Generic[R]):
         self.names[rule.name] = names
         if not rule.methods:
             if self.any is not None:
-                raise PatternError(f"rules {self.any.name} and {rule.name} take the same requests: {rule.path}")
+                raise PatternError(
+                    f"rules {self.any.name} and {rule.name} take the same requests: {rule.path}"
+                )
             self.any = rule
         for method in rule.methods:
             other = self.by_method.get(method)
             if other is not None:
-                raise PatternError(f"rules {other.name} and {rule.name} take the same requests: {method} {rule.path}")
+                raise PatternError(
+                    f"rules {other.name} and {rule.name} take the same requests: {method} {rule.path}"
+                )
             self.by_method[method] = rule
 
     def finish(self) -> None:

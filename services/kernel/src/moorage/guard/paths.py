@@ -35,7 +35,9 @@ class Target:
 def parse_target(target: str) -> Target:
     """Split and judge a request target in origin form (RFC 9112, 3.2.1); raises `BadRequest`."""
     if len(target) > MAX_TARGET:
-        raise BadRequest(f"The address has more than {MAX_TARGET} characters.", status=414, code="uri_too_long")
+        raise BadRequest(
+            f"The address has more than {MAX_TARGET} characters.", status=414, code="uri_too_long"
+        )
     raw_path, _, query = target.partition("?")
     if _PLAIN.fullmatch(raw_path) is not None:
         return Target(raw_path, raw_path, query)

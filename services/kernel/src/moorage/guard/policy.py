@@ -40,7 +40,9 @@ class Issuer(_Part):
     """Whose tokens count, for which audiences, signed how. ``keys`` are public JWKs (RFC 7517)."""
 
     issuer: Annotated[str, Field(min_length=1, max_length=512)]
-    audiences: Annotated[list[Annotated[str, Field(min_length=1, max_length=512)]], Field(min_length=1, max_length=16)]
+    audiences: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=512)]], Field(min_length=1, max_length=16)
+    ]
     algorithms: Annotated[list[Literal["ES256", "RS256"]], Field(min_length=1, max_length=2)]
     keys: Annotated[list[dict[str, Any]], Field(max_length=32)]
     subject: Literal["user", "module"]
@@ -84,7 +86,9 @@ class BaseDocument(_Part):
     rules: Annotated[list[Rule], Field(max_length=4096)] = Field(default_factory=list)
     permissions: Annotated[dict[Code, PermissionPolicy], Field(max_length=4096)] = Field(default_factory=dict)
     grants: Annotated[dict[Role, list[Code]], Field(max_length=4096)] = Field(default_factory=dict)
-    module_grants: Annotated[dict[ModuleKey, list[Code]], Field(max_length=4096)] = Field(default_factory=dict)
+    module_grants: Annotated[dict[ModuleKey, list[Code]], Field(max_length=4096)] = Field(
+        default_factory=dict
+    )
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -99,7 +103,9 @@ class BaseDocument(_Part):
 
 def canonical_json(value: object) -> bytes:
     """Encode *value* so that equal values give equal bytes (after RFC 8785, without floats)."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
 
 
 def parse_document(content: bytes) -> BaseDocument:

@@ -68,7 +68,11 @@ def write_folder(directory: Path, document: BaseDocument, private_pem: bytes) ->
     content = document.canonical()
     generation = directory / f"..{uuid.uuid4().hex}"
     generation.mkdir()
-    files = {BASE_FILE: content, SIGNATURE_FILE: sign(content, private_pem), TRUST_FILE: public_pem(private_pem)}
+    files = {
+        BASE_FILE: content,
+        SIGNATURE_FILE: sign(content, private_pem),
+        TRUST_FILE: public_pem(private_pem),
+    }
     for name, data in files.items():
         (generation / name).write_bytes(data)
     link = directory / DATA_LINK

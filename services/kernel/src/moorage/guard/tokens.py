@@ -100,7 +100,9 @@ def issue_user_token(
         claims["email"] = email
     if tenant_id is not None:
         claims["tenant_id"] = tenant_id
-    return jwt.encode(claims, pem, algorithm="ES256", headers={"kid": public_jwk(pem)["kid"], "typ": "at+jwt"})
+    return jwt.encode(
+        claims, pem, algorithm="ES256", headers={"kid": public_jwk(pem)["kid"], "typ": "at+jwt"}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,13 @@ class Verified:
     __slots__ = ("caller", "claims", "expires", "issuer", "key_id", "not_before")
 
     def __init__(
-        self, claims: UserClaims | ModuleClaims, *, issuer: str, key_id: str, not_before: float, expires: float
+        self,
+        claims: UserClaims | ModuleClaims,
+        *,
+        issuer: str,
+        key_id: str,
+        not_before: float,
+        expires: float,
     ) -> None:
         self.claims = claims
         self.issuer = issuer
@@ -246,7 +254,9 @@ class _Issuer:
         expires = float(exp) + LEEWAY
         not_before = max(float(iat), float(nbf) if nbf is not None else 0.0) - LEEWAY
         if now >= expires:
-            raise Unauthenticated("The access token has expired.", code="token_expired", reason="the token has expired")
+            raise Unauthenticated(
+                "The access token has expired.", code="token_expired", reason="the token has expired"
+            )
         if now < not_before:
             raise _invalid("the token is not valid yet")
         return expires, not_before
@@ -256,7 +266,11 @@ def _user_claims(claims: Mapping[str, Any]) -> UserClaims:
     if claims.get("token_type") != "access":
         raise _invalid("token_type is not access")
     roles = claims.get("roles", [])
-    if not isinstance(roles, list) or len(roles) > _MAX_ROLES or not all(isinstance(role, str) for role in roles):
+    if (
+        not isinstance(roles, list)
+        or len(roles) > _MAX_ROLES
+        or not all(isinstance(role, str) for role in roles)
+    ):
         raise _invalid("roles is not a list of role names")
     version = claims.get("ver")
     if version is not None and type(version) is not int:

@@ -43,7 +43,13 @@ def user_value(caller: Caller, members: frozenset[str]) -> dict[str, object] | N
 
 
 def request_value(
-    members: frozenset[str], *, method: str, path: str, params: Mapping[str, str], query: str, headers: Headers
+    members: frozenset[str],
+    *,
+    method: str,
+    path: str,
+    params: Mapping[str, str],
+    query: str,
+    headers: Headers,
 ) -> dict[str, object]:
     """The members of `request` that a condition reads; *query* as it came."""
     value: dict[str, object] = {}
@@ -111,7 +117,9 @@ def _plain(value: object, node: Node) -> object:  # noqa: PLR0911 - one line per
     if node.members:
         return _members(value, node)
     if isinstance(value, Mapping):
-        return {_key(key): _plain(item, _LEAF) for key, item in zip(_bounded(value), value.values(), strict=True)}
+        return {
+            _key(key): _plain(item, _LEAF) for key, item in zip(_bounded(value), value.values(), strict=True)
+        }
     raise ValueError(f"a {type(value).__name__} cannot be given to a condition")
 
 

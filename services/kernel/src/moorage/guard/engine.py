@@ -1,0 +1,448 @@
+"""The engine: one request's facts in, a decision or an error out; the same for every host.
+
+The order is that of the design: match rule → token → permission → condition → body limit. A host does, per request::
+
+    facts = receive(method, target, headers, peer=…, scheme=…, trusted=…)
+    try:
+        decision = guard.decide(facts)            # raises AppError
+        if decision.needs_resource:
+            guard.authorize(decision, resource=…)  # what the handler's loader returned
+    except AppError as error:
+        …                                         # error_body(error, facts.request_id)
+
+What it decides where the design is silent:
+
+- A rule without a handler answers 503 ``unbound_rule``, one whose condition needs a loader that the host does not
+  have, 503 ``missing_loader``: both are mistakes of the installation, and temporary while a new version rolls out.
+- ``auth: none`` ignores the token; ``auth: optional`` takes a good one, goes on without one, and refuses a bad one.
+- Without any document, or without any key for a rule that needs a token: 503.
+"""
+
+import asyncio
+import datetime
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from moorage.errors import BadRequest, Forbidden, TooLarge, Unauthenticated, Unavailable
+from moorage.guard import headers as names
+from moorage.guard.conditions import Condition
+from moorage.guard.folder import Loaded, PolicyFolder
+from moorage.guard.headers import Client, Headers, Trace, TrustedProxies
+from moorage.guard.identity import Caller, ModuleCaller, User
+from moorage.guard.paths import Target, parse_target
+from moorage.guard.policy import BaseDocument, DocumentError, Rule
+from moorage.guard.snapshot import CompiledRule, Policy
+from moorage.guard.values import request_value, resource_value, user_value
+
+logger = logging.getLogger("moorage.guard")
+
+POLL_S: Final = 0.5
+_NO_PROXIES: Final = TrustedProxies()
+
+
+@dataclass(slots=True)
+class RequestFacts:
+    """What a host knows of a request. Made by `receive`.
+
+    ``target`` is the request target as it was on the wire, with its query; ``headers`` are those that came in, with
+    whatever they claim (the engine believes none of them; code is given `headers.without_identity`).
+    """
+
+    method: str
+    target: str
+    headers: Headers
+    client: Client
+    request_id: str
+    trace: Trace
+
+
+def receive(
+    method: str,
+    target: str,
+    headers: Headers,
+    *,
+    peer: str | None,
+    scheme: str = "http",
+    trusted: TrustedProxies = _NO_PROXIES,
+) -> RequestFacts:
+    """Take a request in: its id, its place in a trace, its client. Never raises, so that every answer can bear its id.
+
+    Args:
+        target: the raw request target (aiohttp: ``request.raw_path``), never a path that was normalised.
+        peer: address of the connection's other end, ``None`` for a Unix socket.
+        scheme: ``http`` or ``https``, the connection's own.
+        trusted: whose ``X-Forwarded-*`` count.
+    """
+    return RequestFacts(
+        method=method,
+        target=target,
+        headers=headers,
+        client=names.client(peer, scheme, headers, trusted),
+        request_id=names.request_id(headers),
+        trace=names.trace(headers),
+    )
+
+
+@dataclass(slots=True)
+class Decision:
+    """A request that may pass, if not ``needs_resource``: then `Guard.authorize` has to be asked before the handler."""
+
+    facts: RequestFacts
+    target: Target
+    compiled: CompiledRule
+    params: Mapping[str, str]
+    caller: Caller | None
+    policy: Policy
+    needs_resource: bool = False
+
+    @property
+    def rule(self) -> Rule:
+        """The rule that matched."""
+        return self.compiled.rule
+
+    @property
+    def name(self) -> str:
+        """The rule's name, by which the handler is dispatched."""
+        return self.compiled.name
+
+    @property
+    def user(self) -> User | None:
+        """The user who calls; ``None`` for an anonymous request or a module."""
+        return self.caller if isinstance(self.caller, User) else None
+
+    @property
+    def module(self) -> ModuleCaller | None:
+        """The module that calls with its service account."""
+        return self.caller if isinstance(self.caller, ModuleCaller) else None
+
+    @property
+    def route_template(self) -> str:
+        """The rule's path: a label of bounded cardinality for metrics and spans."""
+        return self.compiled.path
+
+    @property
+    def request_id(self) -> str:
+        """The request's id, the caller's or a new one."""
+        return self.facts.request_id
+
+    @property
+    def trace(self) -> Trace:
+        """The request's place in a trace."""
+        return self.facts.trace
+
+    @property
+    def client(self) -> Client:
+        """The client's address and scheme."""
+        return self.facts.client
+
+    def upstream_headers(self) -> dict[str, str]:
+        """What a proxy host tells the app about the request; values are percent-encoded where they are free text."""
+        told = {
+            names.REQUEST_ID_HEADER: self.facts.request_id,
+            names.TRACEPARENT_HEADER: self.facts.trace.traceparent,
+        }
+        if self.facts.trace.state:
+            told["tracestate"] = self.facts.trace.state
+        user = self.user
+        if user is not None:
+            told[names.USER_HEADER] = str(user.id)
+            told[names.ROLES_HEADER] = ",".join(quote(role, safe=":/@ ") for role in user.roles)
+            if user.tenant_id is not None:
+                told[names.TENANT_HEADER] = quote(user.tenant_id, safe=":/@")
+        return told
+
+
+class Guard:
+    """Enforces one module's policy. Synchronous and without locks: all calls come from one event loop's thread."""
+
+    def __init__(
+        self,
+        folder: PolicyFolder | None,
+        *,
+        revision: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder = folder
+        self._revision = revision
+        self._clock = clock
+        self._policy: Policy | None = None
+        self._digest: str | None = None
+        self._loaded_at: str | None = None
+        self._error: str | None = "no policy was loaded yet"
+        self._bindings: Mapping[str, bool] | None = {}
+
+    @classmethod
+    def from_folder(
+        cls,
+        directory: Path,
+        *,
+        namespace: str,
+        module: str,
+        revision: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> "Guard":
+        """A guard that enforces what *directory* holds, for this module alone.
+
+        Never raises for a missing or bad document: `status` tells, and every request gets 503 until a good one comes.
+
+        Args:
+            revision: the module's revision, shown in `status`.
+            clock: seconds since the epoch.
+        """
+        guard = cls(
+            PolicyFolder(directory, namespace=namespace, module=module), revision=revision, clock=clock
+        )
+        guard.refresh()
+        return guard
+
+    @classmethod
+    def from_document(cls, document: BaseDocument, *, clock: Callable[[], float] = time.time) -> "Guard":
+        """A guard for *document* itself, without folder and signature: for tests. Raises `DocumentError`."""
+        guard = cls(None, clock=clock)
+        guard._switch(Loaded(document, document.canonical()))
+        return guard
+
+    # ---- policy
+
+    @property
+    def ready(self) -> bool:
+        """Whether a good policy is in force (an older one, if the newest was refused)."""
+        return self._policy is not None
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy in force."""
+        return self._policy
+
+    def refresh(self) -> bool:
+        """Load the folder's document if it is a good one; returns whether it is now in force."""
+        if self._folder is None:
+            return self.ready
+        try:
+            loaded = self._folder.load()
+            if self._policy is None or loaded.document is not self._policy.document:
+                self._switch(loaded)
+                self._folder.accept(loaded)
+        except DocumentError as exc:
+            self._error = str(exc)
+            logger.error(
+                "policy refused", extra={"error": self._error, "directory": str(self._folder.directory)}
+            )
+            return False
+        self._error = None
+        return True
+
+    async def watch(self, interval_s: float = POLL_S) -> None:
+        """Follow the folder until cancelled; a host runs this as a task."""
+        while True:
+            await asyncio.sleep(interval_s)
+            if self._folder is not None and self._folder.changed():
+                self.refresh()
+
+    def _switch(self, loaded: Loaded) -> None:
+        policy = Policy.following(loaded.document, self._policy)
+        policy.bind(self._bindings)
+        # One assignment: a request sees the one policy or the other, never parts of both.
+        self._policy = policy
+        self._digest = hashlib.sha256(loaded.content).hexdigest()
+        self._loaded_at = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC).isoformat(
+            timespec="seconds"
+        )
+        self._error = None
+        logger.info(
+            "policy in force",
+            extra={"sequence": loaded.document.sequence, "rules": len(policy.rules), "digest": self._digest},
+        )
+
+    def bind(self, handlers: Mapping[str, bool]) -> None:
+        """Say which rules have a handler in this process: name → whether it has a loader for `resource`."""
+        self._rebind(dict(handlers))
+
+    def bind_proxy(self) -> None:
+        """Say that all rules go to an upstream: every one is bound, none has a loader."""
+        self._rebind(None)
+
+    def _rebind(self, bindings: Mapping[str, bool] | None) -> None:
+        self._bindings = bindings
+        if self._policy is not None:
+            self._policy.bind(bindings)
+
+    def status(self) -> dict[str, Any]:
+        """What ``GET /policy`` on the admin port answers. Nothing in it is secret."""
+        document = self._policy.document if self._policy is not None else None
+        rules = self._policy.rules if self._policy is not None else []
+        bound = self._bindings or {}
+        return {
+            "namespace": document.namespace if document else None,
+            "module": document.module if document else None,
+            "sequence": document.sequence if document else None,
+            "digest": self._digest,
+            "revision": self._revision,
+            "loaded_at": self._loaded_at,
+            "rules": sorted(rule.name for rule in rules),
+            "unbound_rules": sorted(rule.name for rule in rules if not rule.bound),
+            "unused_handlers": sorted(bound.keys() - {rule.name for rule in rules}),
+            "missing_loaders": sorted(rule.name for rule in rules if rule.needs_resource and not rule.loader),
+            "error": self._error,
+        }
+
+    # ---- requests
+
+    def decide(self, facts: RequestFacts) -> Decision:
+        """Decide on a request.
+
+        Raises:
+            BadRequest, NotFound, MethodNotAllowed, Unauthenticated, Forbidden, TooLarge, Unavailable
+        """
+        policy = self._policy
+        if policy is None:
+            raise Unavailable(
+                "The service has no policy to decide by.",
+                code="no_policy",
+                retry_after=5,
+                reason=self._error or "",
+            )
+        headers = facts.headers
+        target = parse_target(facts.target)
+        rule, params = policy.matcher.match(facts.method, _host(headers), target.path)
+        if not rule.bound:
+            raise Unavailable(
+                "This part of the service is not there yet.", code="unbound_rule", details={"rule": rule.name}
+            )
+        caller = None if rule.rule.auth == "none" else self._caller(policy, rule, headers)
+        decision = Decision(facts, target, rule, params, caller, policy)
+        if rule.permission is not None:
+            self._permission(decision, rule, rule.permission)
+        _body(headers, rule.rule.max_body)
+        return decision
+
+    def authorize(self, decision: Decision, resource: object) -> None:
+        """Judge the condition of the decision's rule with *resource*; raises `Forbidden` unless it is true."""
+        if not decision.needs_resource:
+            return
+        code = decision.compiled.permission
+        if code is None or not self._holds(decision, decision.compiled.condition, resource):
+            raise _forbidden(code or "")
+        decision.needs_resource = False
+
+    def permits(self, decision: Decision, permission: str, resource: object = None) -> bool:
+        """Whether the decision's caller holds another *permission*, its condition with *resource* included."""
+        caller = decision.caller
+        if caller is None or permission not in caller.permissions:
+            return False
+        return self._holds(decision, decision.policy.conditions.get(permission), resource)
+
+    def require(self, decision: Decision, permission: str, resource: object = None) -> None:
+        """Raise `Forbidden` unless `permits`."""
+        if not self.permits(decision, permission, resource):
+            raise _forbidden(permission)
+
+    def _caller(self, policy: Policy, rule: CompiledRule, headers: Headers) -> Caller | None:
+        given = headers.getall("Authorization", ())
+        if not given:
+            if rule.rule.auth == "optional":
+                return None
+            if not policy.verifier.has_keys:
+                raise _no_keys()
+            raise Unauthenticated
+        if not policy.verifier.has_keys:
+            raise _no_keys()
+        if len(given) > 1:
+            raise Unauthenticated(
+                "There is more than one Authorization header.",
+                code="invalid_token",
+                reason="two Authorization headers",
+            )
+        return policy.caller(policy.verifier.verify_header(given[0], self._clock()))
+
+    def _permission(self, decision: Decision, rule: CompiledRule, code: str) -> None:
+        caller = decision.caller
+        if caller is None or code not in caller.permissions:
+            raise _forbidden(code)
+        condition = rule.condition
+        if condition is None:
+            return
+        if not condition.mentions_resource:
+            if not self._holds(decision, condition, None):
+                raise _forbidden(code)
+        elif rule.loader:
+            decision.needs_resource = True
+        else:
+            raise Unavailable(
+                "This part of the service cannot check who may use it.",
+                code="missing_loader",
+                details={"rule": rule.name},
+            )
+
+    def _holds(self, decision: Decision, condition: Condition | None, resource: object) -> bool:
+        """Whether *condition* is true; every error is a no."""
+        if condition is None:
+            return True
+        try:
+            return condition.holds(_variables(decision, condition, resource))
+        except Exception as exc:  # noqa: BLE001 - whatever goes wrong while judging has to deny
+            logger.info(
+                "condition failed",
+                extra={
+                    "rule": decision.name,
+                    "request_id": decision.request_id,
+                    "error": f"{type(exc).__name__}: {exc}",
+                },
+            )
+            return False
+
+
+def _variables(decision: Decision, condition: Condition, resource: object) -> dict[str, object]:
+    reading = condition.reading
+    variables: dict[str, object] = {}
+    caller = decision.caller
+    if caller is not None and reading.user:
+        user = user_value(caller, reading.user)
+        if user is not None:
+            variables["user"] = user
+    if reading.tenant and isinstance(caller, User) and caller.tenant_id is not None:
+        variables["tenant"] = caller.tenant_id
+    if reading.request:
+        variables["request"] = request_value(
+            reading.request,
+            method=decision.facts.method,
+            path=decision.target.path,
+            params=decision.params,
+            query=decision.target.query,
+            headers=decision.facts.headers,
+        )
+    if reading.resource is not None:
+        variables["resource"] = resource_value(resource, reading.resource)
+    return variables
+
+
+def _host(headers: Headers) -> str:
+    given = headers.getall("Host", ())
+    if len(given) > 1:
+        raise BadRequest("There is more than one Host header.", code="bad_host")
+    return given[0] if given else ""
+
+
+def _body(headers: Headers, limit: int | None) -> None:
+    """Refuse a body that says it is too large, and lengths that two parsers could read differently (RFC 9112, 6.3)."""
+    length = headers.get("Content-Length")
+    if length is None:
+        return
+    if "Transfer-Encoding" in headers or len(headers.getall("Content-Length")) > 1 or not length.isdecimal():
+        raise BadRequest("The length of the body is ambiguous.", code="bad_length")
+    if limit is not None and int(length) > limit:
+        raise TooLarge(limit)
+
+
+def _forbidden(code: str) -> Forbidden:
+    return Forbidden(f"You need the permission {code} for this.", details={"permission": code})
+
+
+def _no_keys() -> Unavailable:
+    return Unavailable("The service has no keys to check tokens with.", code="no_keys", retry_after=5)

@@ -1,7 +1,8 @@
+# ruff: noqa: N818 - these names say what happened, as NotFound does; an Error suffix would add nothing
 """Errors that a caller may see, and the one shape in which every service and host shows them.
 
-``{"error": {"code", "message", "details", "request_id"}}``: ``code`` is for programs and never changes its meaning,
-``message`` is a sentence for people, ``details`` is an object whose keys depend on the code.
+``{"error": {"code", "message", "details", "request_id"}}``: ``code`` is for programs and never changes its
+meaning, ``message`` is a sentence for people, ``details`` is an object whose keys depend on the code.
 """
 
 from collections.abc import Mapping
@@ -49,7 +50,9 @@ class BadRequest(AppError):
 
 
 class Invalid(AppError):
-    """422: well-formed, but with values that cannot be taken; ``fields`` maps a field's path to what is wrong."""
+    """422: well-formed, but with values that cannot be taken; ``fields`` maps a field's path to what is
+    wrong.
+    """
 
     code, status = "invalid", 422
     default_message = "Some values are not valid."
@@ -106,8 +109,10 @@ class NotFound(AppError):
     default_message = "There is nothing here."
 
     @classmethod
-    def throw(cls, resource: str, id: object) -> NoReturn:  # noqa: A002 - reads as `NotFound.throw("post", id)`
-        """Raise the error for one *resource* (its kind, such as ``post``) and *id*; an expression, for ``x or …``."""
+    def throw(cls, resource: str, id: object) -> NoReturn:
+        """Raise the error for one *resource* (its kind, such as ``post``) and *id*; an expression, for ``x or
+        …``.
+        """
         raise cls(
             f"There is no {resource} {id}.",
             code=f"{resource}_not_found",

@@ -1,4 +1,5 @@
-"""From Routes and Permissions to the base policy document: pure, so that the same resources give the same bytes.
+"""From Routes and Permissions to the base policy document: pure, so that the same resources give the same
+bytes.
 
 Used by the operator's planner, local mode and the testing kit; serving modules never import this.
 """
@@ -6,14 +7,13 @@ Used by the operator's planner, local mode and the testing kit; serving modules 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from moorage.guard.conditions import ConditionError, compile_condition
+from moorage.guard.matcher import Matcher, PatternError, segments
+from moorage.guard.policy import BaseDocument, Issuer, PermissionPolicy, Rule
 from moorage_crds import paths, units
 from moorage_crds.problems import Problem
 from moorage_crds.v1alpha1 import Module, Permission, Route
 from moorage_crds.v1alpha1.route import RouteRule
-
-from moorage.guard.conditions import ConditionError, compile_condition
-from moorage.guard.matcher import Matcher, PatternError, segments
-from moorage.guard.policy import BaseDocument, Issuer, PermissionPolicy, Rule
 
 DEFAULT_TIMEOUT: Final = "30s"
 DEFAULT_MAX_BODY: Final = "1Mi"
@@ -39,8 +39,9 @@ def compile_base(
 ) -> BaseDocument:
     """Make the document for *module*.
 
-    Of *routes* and *permissions* only those count that belong to the module: same namespace, and ``spec.module`` or
-    the code's first label equal to its name. So a Permission can never touch another module's policy.
+    Of *routes* and *permissions* only those count that belong to the module: same namespace, and
+    ``spec.module`` or the code's first label equal to its name. So a Permission can never touch another
+    module's policy.
 
     Args:
         issuers: whose tokens count.
@@ -104,7 +105,8 @@ def _rules(route: Route) -> Iterator[tuple[str, Rule]]:
 def _permission(rule: RouteRule, route: Route) -> str | None:
     if rule.permission is not None:
         return rule.permission
-    # A Route's default permission is for its guarded rules: a rule that says `auth: none` for itself has opted out.
+    # A Route's default permission is for its guarded rules: a rule that says `auth: none` for itself has
+    # opted out.
     return None if rule.auth in ("none", "optional") else route.spec.permission
 
 

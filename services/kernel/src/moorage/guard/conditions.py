@@ -1,13 +1,14 @@
 """Conditions of permissions: CEL, compiled once, with bounded cost, and denying on every doubt.
 
-The evaluator has no cost limit and does not show its syntax tree, so an expression is first read token by token with
-a reading of CEL's grammar that is narrower than CEL: what is left has one meaning to both readers.
+The evaluator has no cost limit and does not show its syntax tree, so an expression is first read token by
+token with a reading of CEL's grammar that is narrower than CEL: what is left has one meaning to both readers.
 
-- Names: `user`, `tenant`, `request`, `resource` and what a macro binds; of `user` and `request` only known members.
+- Names: `user`, `tenant`, `request`, `resource` and what a macro binds; of `user` and `request` only known
+  members.
 - Functions and methods: an allow-list. A pattern of `matches` is a short literal.
-- Macros: `all`, `exists` and `exists_one`, at most four, never one inside another, and with few uses of outer names,
-  which the evaluator copies on each turn. `map` and `filter` copy what they have built on each turn; a condition, which
-  is true or not, can always say `exists` instead.
+- Macros: `all`, `exists` and `exists_one`, at most four, never one inside another, and with few uses of outer
+  names, which the evaluator copies on each turn. `map` and `filter` copy what they have built on each turn; a
+  condition, which is true or not, can always say `exists` instead.
 - No comments, braces, triple-quoted or bytes literals: where a string ends must be beyond doubt.
 """
 
@@ -32,7 +33,9 @@ MAX_TOKENS: Final = 256
 MAX_NESTING: Final = 16
 MAX_MACROS: Final = 4
 MAX_OUTER_USES: Final = 4
-"""Uses of outer names in a macro's body: 256 turns with four copied lists of 256 are some 15 ms, the worst there is."""
+"""Uses of outer names in a macro's body: 256 turns with four copied lists of 256 are some 15 ms, the worst
+there is.
+"""
 MAX_PATTERN: Final = 128
 
 _ROOTS: Final = frozenset({"user", "tenant", "request", "resource"})
@@ -81,7 +84,7 @@ class Condition:
 
     __slots__ = ("_program", "reading", "source")
 
-    def __init__(self, source: str, program: Any, reading: Reading) -> None:  # noqa: ANN401 - the library's own type
+    def __init__(self, source: str, program: Any, reading: Reading) -> None:
         self.source = source
         self.reading = reading
         self._program = program
@@ -110,7 +113,8 @@ class Condition:
 
 def compile_condition(source: str) -> Condition:
     """Compile *source*; raises `ConditionError`."""
-    # Imported here: the package brings a terminal interface with it (some 20 MiB), and many modules have no condition.
+    # Imported here: the package brings a terminal interface with it (some 20 MiB), and many modules have no
+    # condition.
     import cel
 
     reader = _Reader(source)
@@ -121,7 +125,8 @@ def compile_condition(source: str) -> Condition:
             cel.evaluate(f"''.matches({pattern})")
     except ValueError as exc:
         raise ConditionError(f"the condition is not CEL: {_first_line(exc)}") from None
-    # The evaluator's own account of what is used: if it differs from ours, we have read another expression than it has.
+    # The evaluator's own account of what is used: if it differs from ours, we have read another expression
+    # than it has.
     names = set(program.variables()) - _ROOTS - reader.ever_bound
     calls = (
         {name for name in program.functions() if any(char.isalpha() for char in name)} - FUNCTIONS - METHODS
@@ -208,7 +213,9 @@ class _Reader:
             self._refuse("it is empty")
 
     def _touches(self, at: int) -> bool:
-        """Whether a string at *at* follows a string (a triple quote) or a name (a prefix as in b"…") without a space."""
+        """Whether a string at *at* follows a string (a triple quote) or a name (a prefix as in b"…") without
+        a space.
+        """
         before = self.tokens[-1] if self.tokens else None
         return (
             before is not None

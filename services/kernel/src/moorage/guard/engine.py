@@ -1,6 +1,7 @@
 """The engine: one request's facts in, a decision or an error out; the same for every host.
 
-The order is that of the design: match rule → token → permission → condition → body limit. A host does, per request::
+The order is that of the design: match rule → token → permission → condition → body limit. A host does, per
+request::
 
     facts = receive(method, target, headers, peer=…, scheme=…, trusted=…)
     try:
@@ -12,9 +13,11 @@ The order is that of the design: match rule → token → permission → conditi
 
 What it decides where the design is silent:
 
-- A rule without a handler answers 503 ``unbound_rule``, one whose condition needs a loader that the host does not
-  have, 503 ``missing_loader``: both are mistakes of the installation, and temporary while a new version rolls out.
-- ``auth: none`` ignores the token; ``auth: optional`` takes a good one, goes on without one, and refuses a bad one.
+- A rule without a handler answers 503 ``unbound_rule``, one whose condition needs a loader that the host does
+  not have, 503 ``missing_loader``: both are mistakes of the installation, and temporary while a new version
+  rolls out.
+- ``auth: none`` ignores the token; ``auth: optional`` takes a good one, goes on without one, and refuses a
+  bad one.
 - Without any document, or without any key for a rule that needs a token: 503.
 """
 
@@ -50,8 +53,8 @@ _NO_PROXIES: Final = TrustedProxies()
 class RequestFacts:
     """What a host knows of a request. Made by `receive`.
 
-    ``target`` is the request target as it was on the wire, with its query; ``headers`` are those that came in, with
-    whatever they claim (the engine believes none of them; code is given `headers.without_identity`).
+    ``target`` is the request target as it was on the wire, with its query; ``headers`` are those that came
+    in, with whatever they claim (the engine believes none of them; code is given `headers.without_identity`).
     """
 
     method: str
@@ -71,7 +74,8 @@ def receive(
     scheme: str = "http",
     trusted: TrustedProxies = _NO_PROXIES,
 ) -> RequestFacts:
-    """Take a request in: its id, its place in a trace, its client. Never raises, so that every answer can bear its id.
+    """Take a request in: its id, its place in a trace, its client. Never raises, so that every answer can
+    bear its id.
 
     Args:
         target: the raw request target (aiohttp: ``request.raw_path``), never a path that was normalised.
@@ -91,7 +95,9 @@ def receive(
 
 @dataclass(slots=True)
 class Decision:
-    """A request that may pass, if not ``needs_resource``: then `Guard.authorize` has to be asked before the handler."""
+    """A request that may pass, if not ``needs_resource``: then `Guard.authorize` has to be asked before the
+    handler.
+    """
 
     facts: RequestFacts
     target: Target
@@ -142,7 +148,9 @@ class Decision:
         return self.facts.client
 
     def upstream_headers(self) -> dict[str, str]:
-        """What a proxy host tells the app about the request; values are percent-encoded where they are free text."""
+        """What a proxy host tells the app about the request; values are percent-encoded where they are free
+        text.
+        """
         told = {
             names.REQUEST_ID_HEADER: self.facts.request_id,
             names.TRACEPARENT_HEADER: self.facts.trace.traceparent,
@@ -159,7 +167,9 @@ class Decision:
 
 
 class Guard:
-    """Enforces one module's policy. Synchronous and without locks: all calls come from one event loop's thread."""
+    """Enforces one module's policy. Synchronous and without locks: all calls come from one event loop's
+    thread.
+    """
 
     def __init__(
         self,
@@ -189,7 +199,8 @@ class Guard:
     ) -> "Guard":
         """A guard that enforces what *directory* holds, for this module alone.
 
-        Never raises for a missing or bad document: `status` tells, and every request gets 503 until a good one comes.
+        Never raises for a missing or bad document: `status` tells, and every request gets 503 until a good
+        one comes.
 
         Args:
             revision: the module's revision, shown in `status`.
@@ -430,7 +441,9 @@ def _host(headers: Headers) -> str:
 
 
 def _body(headers: Headers, limit: int | None) -> None:
-    """Refuse a body that says it is too large, and lengths that two parsers could read differently (RFC 9112, 6.3)."""
+    """Refuse a body that says it is too large, and lengths that two parsers could read differently (RFC 9112,
+    6.3).
+    """
     length = headers.get("Content-Length")
     if length is None:
         return

@@ -1,6 +1,5 @@
-"""The policy folder: the mounted document with its signature, read as one, checked, and watched for changes."""
+"""The policy folder: the mounted document with its signature, read as one, checked, watched for changes."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,7 +30,8 @@ class Loaded:
 
 
 class PolicyFolder:
-    """Reads ``base.json``, ``base.sig`` and ``trust.pem``; accepts only what is signed, meant for us, and not older.
+    """Reads ``base.json``, ``base.sig`` and ``trust.pem``; accepts only what is signed, meant for us, and not
+    older.
 
     Args:
         directory: as kubelet mounts a ConfigMap (files behind a ``..data`` symlink), or with plain files.
@@ -46,17 +46,19 @@ class PolicyFolder:
         self._seen: Fingerprint | None = None
 
     def changed(self) -> bool:
-        """Whether the files differ from those that `load` read last. Three `stat` calls, so that polling is cheap.
+        """Whether the files differ from those that `load` read last. Three `stat` calls, so that polling is
+        cheap.
 
         A poll instead of inotify: nodes run out of inotify instances, and some mounts never notify.
         """
         return self._fingerprint(self._generation()) != self._seen
 
     def load(self) -> Loaded:
-        """Read and check the folder; raises `DocumentError`, whereupon the last good document stays the caller's.
+        """Read and check the folder; raises `DocumentError`, whereupon the last good document stays the
+        caller's.
 
-        A document counts if its signature holds under ``trust.pem``, it is a base document for this namespace and
-        module, and its sequence is higher than that of the last one (or it is the same document).
+        A document counts if its signature holds under ``trust.pem``, it is a base document for this namespace
+        and module, and its sequence is higher than that of the last one (or it is the same document).
         """
         content, signature, trust = self._read()
         try:
@@ -69,7 +71,8 @@ class PolicyFolder:
         document = parse_document(content)
         if (document.namespace, document.module) != (self._namespace, self._module):
             raise DocumentError(
-                f"the document is for {document.namespace}/{document.module}, not for {self._namespace}/{self._module}"
+                f"the document is for {document.namespace}/{document.module}, "
+                f"not for {self._namespace}/{self._module}"
             )
         if last is not None and document.sequence <= last.document.sequence:
             raise DocumentError(
@@ -85,7 +88,7 @@ class PolicyFolder:
     def _generation(self) -> Path:
         """The folder behind ``..data``, resolved once, so that all files come from one generation."""
         try:
-            return self.directory / os.readlink(self.directory / DATA_LINK)  # noqa: PTH115 - relative to the folder
+            return self.directory / (self.directory / DATA_LINK).readlink()
         except OSError:
             return self.directory
 
@@ -93,7 +96,8 @@ class PolicyFolder:
         error: OSError | None = None
         for _ in range(_ATTEMPTS):
             generation = self._generation()
-            # Before reading: a file that changes meanwhile then differs from its fingerprint at the next poll.
+            # Before reading: a file that changes meanwhile then differs from its fingerprint at the next
+            # poll.
             self._seen = self._fingerprint(generation)
             try:
                 return (
@@ -102,7 +106,8 @@ class PolicyFolder:
                     _read_file(generation / TRUST_FILE, _MAX_SMALL_FILE),
                 )
             except OSError as exc:
-                # kubelet removes the old generation as soon as it has switched the link: look where it points now.
+                # kubelet removes the old generation as soon as it has switched the link: look where it points
+                # now.
                 error = exc
         name = Path(str(error.filename)).name if error is not None and error.filename else str(self.directory)
         raise DocumentError(f"{name} in {self.directory} cannot be read: {error.strerror if error else ''}")

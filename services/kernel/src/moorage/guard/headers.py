@@ -32,14 +32,15 @@ _IDENTITY_PREFIXES: Final = (
 )
 _IDENTITY: Final = frozenset(
     {
-        "x-user", "x-user-id", "x-userid", "x-user-email", "x-user-name", "x-username", "x-user-roles", "x-user-role",
-        "x-user-groups", "x-user-permissions", "x-role", "x-roles", "x-groups", "x-permissions", "x-email",
-        "x-tenant", "x-tenant-id", "x-webauth-user", "remote-user", "remote-groups", "remote-email", "remote-name",
-        "auth-user", "x-verified-user", "x-consumer-id", "x-consumer-username", "x-goog-authenticated-user-email",
+        "x-user", "x-user-id", "x-userid", "x-user-email", "x-user-name", "x-username", "x-user-roles",
+        "x-user-role", "x-user-groups", "x-user-permissions", "x-role", "x-roles", "x-groups",
+        "x-permissions", "x-email", "x-tenant", "x-tenant-id", "x-webauth-user", "x-verified-user",
+        "x-consumer-id", "x-consumer-username", "x-goog-authenticated-user-email", "auth-user",
+        "remote-user", "remote-groups", "remote-email", "remote-name",
         # Addresses: only the guard says where a request came from.
         "forwarded", "x-forwarded", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip",
         "x-cluster-client-ip", "x-envoy-external-address", "fastly-client-ip",
-        # Other methods and paths than the guard has judged; and HTTP_PROXY in CGI's environment (CVE-2016-5385).
+        # Other methods and paths than the guard has judged; HTTP_PROXY in CGI's environment (CVE-2016-5385).
         "x-http-method", "x-http-method-override", "x-method-override", "proxy",
     }
 )  # fmt: skip
@@ -51,16 +52,20 @@ _MAX_HOPS: Final = 32
 
 @lru_cache(maxsize=1024)
 def is_identity_header(name: str) -> bool:
-    """Whether a header of this name, sent from outside, would claim who or where the caller is, or another target.
+    """Whether a header of this name, sent from outside, would claim who or where the caller is, or another
+    target.
 
-    Dots, underscores and case make no difference: CGI, WSGI and many frameworks read ``X_User.Id`` as ``X-User-Id``.
+    Dots, underscores and case make no difference: CGI, WSGI and many frameworks read ``X_User.Id`` as
+    ``X-User-Id``.
     """
     plain = name.lower().replace("_", "-").replace(".", "-")
     return plain in _IDENTITY or plain.startswith(_IDENTITY_PREFIXES)
 
 
 def without_identity(headers: Headers) -> CIMultiDict[str]:
-    """A copy of *headers* without those of `is_identity_header`; a host does this before any code sees a request."""
+    """A copy of *headers* without those of `is_identity_header`; a host does this before any code sees a
+    request.
+    """
     return CIMultiDict((name, value) for name, value in headers.items() if not is_identity_header(name))
 
 
@@ -70,7 +75,9 @@ def has_identity(headers: Headers) -> bool:
 
 
 def request_id(headers: Headers) -> str:
-    """The caller's ``X-Request-ID``, if there is one of a form that logs and shells cannot be hurt by; else a new one."""
+    """The caller's ``X-Request-ID``, if there is one of a form that logs and shells cannot be hurt by; else a
+    new one.
+    """
     given = headers.get(REQUEST_ID_HEADER)
     if given is not None and _REQUEST_ID.fullmatch(given) is not None:
         return given
@@ -119,7 +126,9 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class TrustedProxies:
-    """The addresses whose ``X-Forwarded-*`` headers count. Raises `ValueError` for what is no address or network."""
+    """The addresses whose ``X-Forwarded-*`` headers count. Raises `ValueError` for what is no address or
+    network.
+    """
 
     def __init__(self, networks: Iterable[str] = ()) -> None:
         self._networks: Sequence[IPNetwork] = [ipaddress.ip_network(network) for network in networks]
@@ -133,7 +142,9 @@ class TrustedProxies:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Where a request came from: *address* without port (``None`` for a Unix socket), *scheme* as the client used it."""
+    """Where a request came from: *address* without port (``None`` for a Unix socket), *scheme* as the client
+    used it.
+    """
 
     address: str | None
     scheme: str
@@ -142,9 +153,10 @@ class Client:
 def client(peer: str | None, scheme: str, headers: Headers, trusted: TrustedProxies) -> Client:
     """Find the client behind *peer* (the connection's other end) and *scheme* (the connection's own).
 
-    ``X-Forwarded-For`` is read from the right, as each proxy appends whom it saw: trusted hops are passed over, and
-    the first other address is the client. ``X-Forwarded-Proto`` counts from a trusted peer, its last value. RFC 7239's
-    ``Forwarded`` never counts: of two ways to say the same, a proxy that maintains one lets the other through forged.
+    ``X-Forwarded-For`` is read from the right, as each proxy appends whom it saw: trusted hops are passed
+    over, and the first other address is the client. ``X-Forwarded-Proto`` counts from a trusted peer, its
+    last value. RFC 7239's ``Forwarded`` never counts: of two ways to say the same, a proxy that maintains one
+    lets the other through forged.
     """
     address = parse_address(peer)
     if address is None or address not in trusted:
@@ -164,7 +176,9 @@ def client(peer: str | None, scheme: str, headers: Headers, trusted: TrustedProx
 
 @lru_cache(maxsize=4096)
 def parse_address(text: str | None) -> IPAddress | None:
-    """Read an address, with or without port; IPv4 in IPv6 (``::ffff:192.0.2.1``) is the IPv4 address it stands for."""
+    """Read an address, with or without port; IPv4 in IPv6 (``::ffff:192.0.2.1``) is the IPv4 address it
+    stands for.
+    """
     if not text:
         return None
     if text.startswith("["):

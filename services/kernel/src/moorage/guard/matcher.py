@@ -1,11 +1,14 @@
 """The compiled matcher: which rule a request meets.
 
-- A rule's path is made of literals, ``{name}`` (one segment, not empty) and a last ``/**`` (the rest, which may be
-  empty: ``/files/**`` takes ``/files``, too, so that the collection is never less protected than what is in it).
+- A rule's path is made of literals, ``{name}`` (one segment, not empty) and a last ``/**`` (the rest, which
+  may be empty: ``/files/**`` takes ``/files``, too, so that the collection is never less protected than what
+  is in it).
 - A final slash makes no difference: ``/posts/`` meets the rule for ``/posts``.
-- Of the rules that take both host and path and method, the one with the more specific host wins (exact, then the
-  longest wildcard, then none), then the more specific path, read from the left: literal before capture before rest.
-- ``GET`` takes ``HEAD``, unless a rule for the same path names ``HEAD``. ``OPTIONS`` is a method like any other.
+- Of the rules that take both host and path and method, the one with the more specific host wins (exact, then
+  the longest wildcard, then none), then the more specific path, read from the left: literal before capture
+  before rest.
+- ``GET`` takes ``HEAD``, unless a rule for the same path names ``HEAD``. ``OPTIONS`` is a method like any
+  other.
 - A path that is known with other methods only is 405 with ``Allow``; any other is 404.
 """
 
@@ -46,7 +49,9 @@ class PatternError(ValueError):
 
 
 def segments(path: str) -> tuple[str, ...]:
-    """The segments of a rule's path: literals as they are, ``{name}``, and a last ``**``; raises `PatternError`."""
+    """The segments of a rule's path: literals as they are, ``{name}``, and a last ``**``; raises
+    `PatternError`.
+    """
     if path == "/":
         return ()
     parts = tuple(path.removeprefix("/").removesuffix("/").split("/"))
@@ -158,7 +163,9 @@ class _Table(Generic[R]):
                 nodes.append(node.capture)
 
     def find(self, method: str, path: str, allowed: set[str]) -> tuple[R, dict[str, str]] | None:
-        """The most specific rule for *method* and *path*; else None, with the methods of fitting paths in *allowed*."""
+        """The most specific rule for *method* and *path*; else None, with the methods of fitting paths in
+        *allowed*.
+        """
         bare = path[:-1] if path.endswith("/") and path != "/" else path
         leaf = self._literal.get(bare)
         if leaf is not None:

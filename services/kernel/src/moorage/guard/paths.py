@@ -1,7 +1,8 @@
 """Request targets, read so that every party behind the guard sees the same path that the guard judged.
 
-A path that two programs could read differently is refused with 400 rather than repaired: `//`, dot segments, encoded
-slashes, backslashes, dots and NULs, `;` parameters, control characters, doubly encoded octets and what is not UTF-8.
+A path that two programs could read differently is refused with 400 rather than repaired: `//`, dot segments,
+encoded slashes, backslashes, dots and NULs, `;` parameters, control characters, doubly encoded octets and
+what is not UTF-8.
 """
 
 import re
@@ -19,7 +20,9 @@ _ENCODED: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,=:@|^\[\]%-]*)+")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _HIDDEN: Final = re.compile(r"%(?:2[fFeE]|5[cC]|00)")
-"""An encoded slash, dot, backslash or NUL has no honest use: `.` never needs encoding, the others divide segments."""
+"""An encoded slash, dot, backslash or NUL has no honest use: `.` never needs encoding, the others divide
+segments.
+"""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 

@@ -1,7 +1,8 @@
 """The base policy document: what the operator signs and every guard enforces.
 
-One document per (namespace, module), as canonical JSON with a rising ``sequence``. The operator makes it from Routes
-and Permissions; guards read it from the mounted policy folder together with its Ed25519 signature and the trust anchor.
+One document per (namespace, module), as canonical JSON with a rising ``sequence``. The operator makes it from
+Routes and Permissions; guards read it from the mounted policy folder together with its Ed25519 signature and
+the trust anchor.
 """
 
 import json
@@ -125,7 +126,8 @@ def parse_document(content: bytes) -> BaseDocument:
 def strict_json(content: bytes) -> object:
     """Decode JSON that means the same to every reader: a repeated key, NaN or infinity is a `ValueError`.
 
-    Parsers disagree on which of two equal keys wins, and that is a way around a check (RFC 8725, 2.6 and 3.10).
+    Parsers disagree on which of two equal keys wins, and that is a way around a check (RFC 8725, 2.6 and
+    3.10).
     """
     return _decoder.decode(content.decode("utf-8"))
 

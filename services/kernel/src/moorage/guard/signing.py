@@ -3,7 +3,6 @@
 import base64
 import binascii
 import contextlib
-import os
 import shutil
 import uuid
 from pathlib import Path
@@ -61,8 +60,9 @@ def verify(document: bytes, signature: bytes, trust_pem: bytes) -> None:
 def write_folder(directory: Path, document: BaseDocument, private_pem: bytes) -> None:
     """Put *document*, its signature and the trust anchor into *directory* in one atomic step.
 
-    As kubelet does it: a new folder beside the old one, then one rename switches the ``..data`` symlink through which
-    all three files are reached, so that no reader ever sees the document of one generation and the signature of another.
+    As kubelet does it: a new folder beside the old one, then one rename switches the ``..data`` symlink
+    through which all three files are reached, so that no reader ever sees the document of one generation and
+    the signature of another.
     """
     directory.mkdir(parents=True, exist_ok=True)
     content = document.canonical()
@@ -76,7 +76,7 @@ def write_folder(directory: Path, document: BaseDocument, private_pem: bytes) ->
     for name, data in files.items():
         (generation / name).write_bytes(data)
     link = directory / DATA_LINK
-    old = directory / os.readlink(link) if link.is_symlink() else None  # noqa: PTH115 - the target relative to the link
+    old = directory / link.readlink() if link.is_symlink() else None
     fresh = directory / f"{generation.name}.link"
     fresh.symlink_to(generation.name)
     fresh.replace(link)
@@ -88,7 +88,7 @@ def write_folder(directory: Path, document: BaseDocument, private_pem: bytes) ->
 
 def _link_file(path: Path) -> None:
     target = f"{DATA_LINK}/{path.name}"
-    if path.is_symlink() and os.readlink(path) == target:  # noqa: PTH115
+    if path.is_symlink() and path.readlink() == Path(target):
         return
     fresh = path.with_name(f"..{uuid.uuid4().hex}.link")
     fresh.symlink_to(target)

@@ -1,4 +1,6 @@
-"""A policy made ready to decide: what a document becomes when it is loaded, and what is switched when a new one comes."""
+"""A policy made ready to decide: what a document becomes when it is loaded, and what is switched when a new
+one comes.
+"""
 
 from collections.abc import Mapping
 from typing import Final, Self
@@ -67,13 +69,17 @@ class Policy:
         return cls(document, before.verifier if before is not None and same else None)
 
     def bind(self, handlers: Mapping[str, bool] | None) -> None:
-        """Note which rules have a handler, and whether with a loader; ``None``: all are bound, none with a loader."""
+        """Note which rules have a handler, and whether with a loader; ``None``: all are bound, none with a
+        loader.
+        """
         for rule in self.rules:
             rule.bound = handlers is None or rule.name in handlers
             rule.loader = handlers is not None and handlers.get(rule.name, False)
 
     def caller(self, verified: Verified) -> Caller:
-        """The caller of a verified token with the permissions that this policy grants; remembered with the token."""
+        """The caller of a verified token with the permissions that this policy grants; remembered with the
+        token.
+        """
         known = verified.caller
         if known is not None and known[0] is self:
             return known[1]

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeGuard
 from uuid import UUID
 
 import jwt
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.api_jws import PyJWS
 
 from moorage.errors import Unauthenticated
+from moorage.guard.identity import Caller
 from moorage.guard.policy import Issuer, canonical_json, strict_json
 
 MAX_TOKEN: Final = 8192
@@ -126,7 +127,9 @@ class ModuleClaims:
 
 
 class Verified:
-    """A token that was found good, and until when it stays so; ``caller`` is a slot for the engine's own result."""
+    """A token that was found good, and until when it stays so; ``caller`` is a slot for the engine's own
+    result.
+    """
 
     __slots__ = ("caller", "claims", "expires", "issuer", "key_id", "not_before")
 
@@ -144,7 +147,7 @@ class Verified:
         self.key_id = key_id
         self.not_before = not_before
         self.expires = expires
-        self.caller: tuple[object, object] | None = None
+        self.caller: tuple[object, Caller] | None = None
 
 
 class TokenVerifier:
@@ -161,7 +164,9 @@ class TokenVerifier:
         self.has_keys = any(issuer.keys for issuer in self._issuers.values())
 
     def verify_header(self, authorization: str, now: float) -> Verified:
-        """Check an ``Authorization`` header's value; *now* in seconds since the epoch. Raises `Unauthenticated`."""
+        """Check an ``Authorization`` header's value; *now* in seconds since the epoch. Raises
+        `Unauthenticated`.
+        """
         known = self._known.get(authorization)
         if known is not None:
             if known.not_before <= now < known.expires:
@@ -178,7 +183,9 @@ class TokenVerifier:
         return verified
 
     def verify(self, token: str, now: float) -> Verified:
-        """Check *token* from scratch; raises `Unauthenticated`, whose ``reason`` (for logs) says what was wrong."""
+        """Check *token* from scratch; raises `Unauthenticated`, whose ``reason`` (for logs) says what was
+        wrong.
+        """
         if len(token) > MAX_TOKEN:
             raise _invalid(f"the token has {len(token)} characters, more than {MAX_TOKEN}")
         if _TOKEN.fullmatch(token) is None:
@@ -249,10 +256,11 @@ class _Issuer:
     @staticmethod
     def _times(claims: Mapping[str, Any], now: float) -> tuple[float, float]:
         exp, iat, nbf = claims.get("exp"), claims.get("iat"), claims.get("nbf")
-        if not _is_number(exp) or not _is_number(iat) or not (nbf is None or _is_number(nbf)):
+        nbf = iat if nbf is None else nbf
+        if not (_is_number(exp) and _is_number(iat) and _is_number(nbf)):
             raise _invalid("exp, iat or nbf is missing or not a number")
         expires = float(exp) + LEEWAY
-        not_before = max(float(iat), float(nbf) if nbf is not None else 0.0) - LEEWAY
+        not_before = max(float(iat), float(nbf)) - LEEWAY
         if now >= expires:
             raise Unauthenticated(
                 "The access token has expired.", code="token_expired", reason="the token has expired"
@@ -340,12 +348,14 @@ def _text(claims: Mapping[str, Any], name: str) -> str | None:
     return value
 
 
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value <= _MAX_TIME  # type: ignore[operator]  # bool is not a number here
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MAX_TIME
 
 
 def _uuid(text: str) -> UUID:
-    """Read a UUID in its canonical form only: other spellings of one user would be other users to a cache or log."""
+    """Read a UUID in its canonical form only: other spellings of one user would be other users to a cache or
+    log.
+    """
     try:
         value = UUID(text)
     except ValueError:

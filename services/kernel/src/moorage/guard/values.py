@@ -1,18 +1,18 @@
 """What conditions are given: plain, bounded values, made from models and requests.
 
-Every doubt raises `ValueError`, on which the engine denies: a value of an unknown type, too long, too deep, or naming
-one query parameter twice.
+Every doubt raises `ValueError`, on which the engine denies: a value of an unknown type, too long, too deep,
+or naming one query parameter twice.
 """
 
 import datetime
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 from uuid import UUID
 
-from moorage.guard.conditions import Node, Reading
+from moorage.guard.conditions import Node
 from moorage.guard.headers import Headers, is_identity_header
 from moorage.guard.identity import Caller, User
 
@@ -20,11 +20,29 @@ MAX_ITEMS: Final = 256
 MAX_TEXT: Final = 16 * 1024
 """Characters."""
 _SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
-_DIRECT: Final = (bool, int, float, type(None))
+_AS_THEY_ARE: Final = (str, bool, int, float, datetime.timedelta)
+
+
+def _timestamp(value: datetime.datetime) -> datetime.datetime:
+    return value if value.tzinfo is not None else value.replace(tzinfo=datetime.UTC)
+
+
+def _midnight(value: datetime.date) -> datetime.datetime:
+    return datetime.datetime(value.year, value.month, value.day, tzinfo=datetime.UTC)
+
+
+_CONVERTED: Final[dict[type, Callable[[Any], object]]] = {
+    UUID: str,
+    datetime.datetime: _timestamp,  # before date, of which it is a kind
+    datetime.date: _midnight,
+    Decimal: float,
+}
 
 
 def user_value(caller: Caller, members: frozenset[str]) -> dict[str, object] | None:
-    """The members of `user` that a condition reads; a module has no user, so that reading one fails (and denies)."""
+    """The members of `user` that a condition reads; a module has no user, so that reading one fails (and
+    denies).
+    """
     if not isinstance(caller, User):
         return None
     value: dict[str, object] = {}
@@ -34,7 +52,8 @@ def user_value(caller: Caller, members: frozenset[str]) -> dict[str, object] | N
         value["roles"] = _bounded(caller.roles)
     if "permissions" in members:
         value["permissions"] = _bounded(sorted(caller.permissions))
-    # What is not known stays absent instead of null: `user.tenant == resource.tenant` must not hold for two nulls.
+    # What is not known stays absent instead of null: `user.tenant == resource.tenant` must not hold for two
+    # nulls.
     if "email" in members and caller.email is not None:
         value["email"] = caller.email
     if "tenant" in members and caller.tenant_id is not None:
@@ -69,8 +88,8 @@ def request_value(
 def resource_value(resource: object, tree: Node) -> object:
     """Take from *resource* (a model, dataclass or mapping) the members in *tree*, as plain values.
 
-    UUIDs become text (as `user.id` is), enums their values, times timestamps (a naive one counts as UTC), dates
-    midnight UTC. A member that the object does not have is left out.
+    UUIDs become text (as `user.id` is), enums their values, times timestamps (a naive one counts as UTC),
+    dates midnight UTC. A member that the object does not have is left out.
     """
     if resource is None:
         raise ValueError("there is no resource")
@@ -93,33 +112,22 @@ def _members(value: object, tree: Node) -> dict[str, object]:
 _ABSENT: Final = object()
 
 
-def _plain(value: object, node: Node) -> object:  # noqa: PLR0911 - one line per type
+def _plain(value: object, node: Node) -> object:
     if isinstance(value, enum.Enum):
         value = value.value
-    if isinstance(value, str):
-        if len(value) > MAX_TEXT:
-            raise ValueError(f"a text has more than {MAX_TEXT} characters")
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        raise ValueError(f"a text has more than {MAX_TEXT} characters")
+    if value is None or isinstance(value, _AS_THEY_ARE):
         return value
-    if isinstance(value, _DIRECT):
-        return value
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, datetime.datetime):
-        return value if value.tzinfo is not None else value.replace(tzinfo=datetime.UTC)
-    if isinstance(value, datetime.date):
-        return datetime.datetime(value.year, value.month, value.day, tzinfo=datetime.UTC)
-    if isinstance(value, datetime.timedelta):
-        return value
-    if isinstance(value, Decimal):
-        return float(value)
+    for kind, convert in _CONVERTED.items():
+        if isinstance(value, kind):
+            return convert(value)
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item, node) for item in _bounded(value)]
     if node.members:
         return _members(value, node)
     if isinstance(value, Mapping):
-        return {
-            _key(key): _plain(item, _LEAF) for key, item in zip(_bounded(value), value.values(), strict=True)
-        }
+        return {_key(key): _plain(item, _LEAF) for key, item in _bounded(value.items())}
     raise ValueError(f"a {type(value).__name__} cannot be given to a condition")
 
 
@@ -132,7 +140,10 @@ def _key(key: object) -> str:
     return key
 
 
-def _bounded(items: Iterable[object]) -> list[object]:
+T = TypeVar("T")
+
+
+def _bounded(items: Iterable[T]) -> list[T]:
     result = list(items)
     if len(result) > MAX_ITEMS:
         raise ValueError(f"more than {MAX_ITEMS} items")

@@ -477,3 +477,7 @@ class Module(ManifestResource):
     """What runs, how, and what it needs."""
     status: ModuleStatus | None = None
     """What the operator sees and does."""
+
+
+PLATFORM_NAMES = ("moorage", "core")
+"""Names that stand for the platform itself in `spec.dependencies`."""

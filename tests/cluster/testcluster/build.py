@@ -128,11 +128,11 @@ def go_version() -> str:
     ).stdout.strip()
 
 
-def cached(name: str) -> Path | None:
-    """Return where `name` lies in the cache, or None if it is yet to be built."""
-    ((family, _),) = families_with([name])
-    path = family.folder() / name
-    return path if path.exists() else None
+def tool(name: str) -> Path:
+    """Return a client such as kubectl: our build of it, or without a Go toolchain the one on the PATH."""
+    if shutil.which("go") is None and (found := shutil.which(name)):
+        return Path(found)
+    return ensure(name)[name]
 
 
 def ensure(*names: str) -> dict[str, Path]:

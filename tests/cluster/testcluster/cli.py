@@ -17,7 +17,15 @@ from testcluster.providers import Provider, UnavailableError, select
 from testcluster.providers.native import Native
 from testcluster.waiting import TimedOutError
 
-EXPECTED = (BuildError, CommandError, NetworkError, PackagesError, ProcessError, TimedOutError, UnavailableError)
+EXPECTED = (
+    BuildError,
+    CommandError,
+    NetworkError,
+    PackagesError,
+    ProcessError,
+    TimedOutError,
+    UnavailableError,
+)
 """What tells a person what is wrong by its message alone."""
 
 
@@ -56,7 +64,7 @@ def _env(provider: Provider, options: argparse.Namespace) -> int:
     if cluster is None:
         sys.stderr.write("the cluster is not running: python -m testcluster up\n")
         return 1
-    folders = {str(path.parent) for path in build.ensure("kubectl", "helm").values()}
+    folders = {str(path.parent) for path in (build.tool("kubectl"), build.tool("helm"))}
     variables = {
         "KUBECONFIG": str(cluster.kubeconfig),
         "MOORAGE_TEST_EDGE_URL": cluster.edge_url,
@@ -116,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m testcluster", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, action: Callable[[Provider, argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, action: Callable[[Provider, argparse.Namespace], int], help: str
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help)
         command.set_defaults(action=action)
         return command
@@ -126,10 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     add("status", _status, "say whether it runs, and where; exit status 1 if not")
     command = add("build", _build, "build programs and base image into the cache, and nothing else")
     command.add_argument("programs", nargs="*", metavar="PROGRAM", help="only these; prints where they lie")
-    add("env", _env, "print shell variables: eval \"$(python -m testcluster env)\"")
+    add("env", _env, 'print shell variables: eval "$(python -m testcluster env)"')
     command = add("logs", _logs, "print logs of the cluster's parts, or what happens in a namespace")
     command.add_argument("part", nargs="?", help="only this part, such as kubelet")
-    command.add_argument("-n", "--namespace", help="pods, events and container logs of this namespace instead")
+    command.add_argument(
+        "-n", "--namespace", help="pods, events and container logs of this namespace instead"
+    )
     command.add_argument("--lines", type=int, default=100, help="how many of the last lines (default: 100)")
     command = add("load", _load, "make built images available to pods")
     command.add_argument("images", nargs="+", metavar="IMAGE")

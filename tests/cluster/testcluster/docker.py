@@ -31,7 +31,9 @@ def run(*args: str) -> str:
     """Run the docker client; raises CommandError with its output."""
     done = subprocess.run(["docker", *args], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
-        raise CommandError(f"`docker {args[0]}` failed ({done.returncode}):\n{(done.stdout + done.stderr)[-6000:]}")
+        raise CommandError(
+            f"`docker {args[0]}` failed ({done.returncode}):\n{(done.stdout + done.stderr)[-6000:]}"
+        )
     return done.stdout
 
 

@@ -21,8 +21,10 @@ class CommandError(RuntimeError):
 class Images(Protocol):
     """Builds container images and brings them to where the cluster's nodes find them."""
 
-    base: str
-    """Image reference that a Containerfile's base argument should get on this kind of cluster."""
+    @property
+    def base(self) -> str:
+        """Image reference that a Containerfile's base argument should get on this kind of cluster."""
+        ...
 
     def build(
         self, context: Path, containerfile: Path, tag: str, build_args: Mapping[str, str], base_arg: str
@@ -48,9 +50,9 @@ class Cluster:
     route's host by a `Host` header."""
     node_address: str
     """An address of this machine (or of the cluster's network) that pods can reach."""
-    postgres_admin_dsn: str
+    postgres_admin_dsn: str = field(repr=False)
     """A PostgreSQL superuser, by an address that pods can reach."""
-    postgres_local_dsn: str
+    postgres_local_dsn: str = field(repr=False)
     """The same server by an address that the test process can reach (often the same)."""
     gateway_api: bool
     """Whether the cluster serves Gateway API's HTTPRoute."""
@@ -61,18 +63,16 @@ class Cluster:
     watched: set[str] = field(default_factory=set)
     """Namespaces whose state is shown when a test fails."""
 
-    def kubectl(
-        self, *args: str, input: str | None = None, check: bool = True, timeout: float = 120
-    ) -> str:
+    def kubectl(self, *args: str, input: str | None = None, check: bool = True, timeout: float = 120) -> str:
         """Run kubectl and return its standard output; raises CommandError unless `check` is off.
 
         `timeout` is in seconds. With `check=False` what went to standard error is appended.
         """
-        return self._run(build.ensure("kubectl")["kubectl"], args, input, check, timeout)
+        return self._run(build.tool("kubectl"), args, input, check, timeout)
 
     def helm(self, *args: str, input: str | None = None, check: bool = True, timeout: float = 300) -> str:
         """Run helm as `kubectl` does; its own state stays out of the user's home folder."""
-        return self._run(build.ensure("helm")["helm"], args, input, check, timeout)
+        return self._run(build.tool("helm"), args, input, check, timeout)
 
     def get(self, *args: str) -> Any:
         """Return `kubectl get … -o json` as Python objects."""
@@ -163,22 +163,19 @@ class Cluster:
             "HELM_DATA_HOME": str(home / "data"),
             "KUBECACHEDIR": str(home.parent / "kubectl-cache"),
         }
+        shown = f"{program.name} {' '.join(args)}"
         try:
             done = subprocess.run(
-                [program, *args],
-                input=input,
+                [str(program), *args],
+                input=input or "",  # never the terminal's: a command that asks must not hang
                 capture_output=True,
                 text=True,
                 env=environment,
                 timeout=timeout,
-                **({} if input is not None else {"stdin": subprocess.DEVNULL}),
             )
         except subprocess.TimeoutExpired as error:
-            shown = " ".join(args)
-            raise CommandError(f"{program.name} {shown}: no answer within {timeout:.0f} s") from error
+            raise CommandError(f"{shown}: no answer within {timeout:.0f} s") from error
         if check and done.returncode:
-            shown = " ".join(args)
-            raise CommandError(
-                f"{program.name} {shown} failed ({done.returncode}):\n{done.stderr.strip()}\n{done.stdout.strip()}"
-            )
+            output = f"{done.stderr.strip()}\n{done.stdout.strip()}".strip()
+            raise CommandError(f"{shown} failed ({done.returncode}):\n{output}")
         return done.stdout if check else done.stdout + done.stderr

@@ -27,5 +27,3 @@ def cache_dir() -> Path:
     path = (base / "cluster").resolve()
     path.mkdir(parents=True, exist_ok=True)
     return path
-
-

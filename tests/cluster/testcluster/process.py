@@ -112,7 +112,7 @@ class Supervisor:
             raise ProcessError(f"{name} runs already (process {running.pid})")
         for folder in (self.pids, self.logs):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        command = [*prefix, *map(os.fspath, argv)]
+        command = [*prefix, *(os.fspath(part) for part in argv)]
         log = self.log(name)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         pid = os.posix_spawnp(

@@ -32,7 +32,7 @@ class ControlPlane:
 
     def kubectl(self, *args: str, input: str = "") -> str:
         """Run kubectl as the administrator; raises RuntimeError with its complaint."""
-        command = [self.programs["kubectl"], f"--kubeconfig={self.admin}", *args]
+        command = [str(self.programs["kubectl"]), f"--kubeconfig={self.admin}", *args]
         done = subprocess.run(command, input=input, capture_output=True, text=True, timeout=120)
         if done.returncode:
             raise RuntimeError(f"kubectl {args[0]} failed: {done.stderr.strip()}")

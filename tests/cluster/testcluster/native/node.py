@@ -197,4 +197,6 @@ def cgroup_roots() -> list[Path]:
     root = Path("/sys/fs/cgroup")
     if (root / "cgroup.controllers").exists():
         return [root]
-    return sorted(p for p in root.iterdir() if p.is_dir() and (p / "cgroup.procs").exists() and not p.is_symlink())
+    return sorted(
+        p for p in root.iterdir() if p.is_dir() and (p / "cgroup.procs").exists() and not p.is_symlink()
+    )

@@ -20,7 +20,7 @@ class Provider(Protocol):
     name: str
 
     def unavailable(self) -> str | None:
-        """Return why this provider cannot work here, as a clause, or None if it can. Quick, changes nothing."""
+        """Return why this provider cannot work here, as a clause, or None if it can. Changes nothing."""
         ...
 
     def build(self) -> None:

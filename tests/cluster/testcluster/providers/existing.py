@@ -62,7 +62,9 @@ class Existing:
         """Return the handle; starts the database's pod where none is given."""
         edge = os.environ.get(_EDGE)
         if not edge:
-            raise CommandError(f"set {_EDGE} to the address at which the cluster's edge proxy answers this machine")
+            raise CommandError(
+                f"set {_EDGE} to the address at which the cluster's edge proxy answers this machine"
+            )
         kubeconfig = Path(os.environ["MOORAGE_TEST_KUBECONFIG"]).resolve()
         namespace, _, name = os.environ.get("MOORAGE_TEST_GATEWAY", "projectcontour/edge").partition("/")
         bare = Cluster(

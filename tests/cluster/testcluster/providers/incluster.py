@@ -21,7 +21,7 @@ class PortForward:
 
     def __init__(self, cluster: Cluster, namespace: str, service: str, port: int) -> None:
         """Start forwarding; raises CommandError if kubectl ends before it listens."""
-        kubectl = build.ensure("kubectl")["kubectl"]
+        kubectl = build.tool("kubectl")
         arguments = ["port-forward", "-n", namespace, f"service/{service}", f":{port}", "--address=127.0.0.1"]
         self._process = subprocess.Popen(
             [kubectl, f"--kubeconfig={cluster.kubeconfig}", *arguments],
@@ -48,7 +48,9 @@ class PortForward:
 
 def probe_gateway_api(cluster: Cluster) -> Cluster:
     """Return the handle with `gateway_api` as the cluster has it."""
-    resources = cluster.kubectl("api-resources", "--api-group=gateway.networking.k8s.io", "-o", "name", check=False)
+    resources = cluster.kubectl(
+        "api-resources", "--api-group=gateway.networking.k8s.io", "-o", "name", check=False
+    )
     return replace(cluster, gateway_api="httproutes." in resources)
 
 
@@ -79,7 +81,16 @@ def _postgres_password(cluster: Cluster) -> str:
     """Return the password of the database's Secret, which is made on first use and kept."""
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": _NAMESPACE}})
     found = cluster.kubectl(
-        *("-n", _NAMESPACE, "get", "secret", "postgres", "--ignore-not-found", "-o", "jsonpath={.data.password}")
+        *(
+            "-n",
+            _NAMESPACE,
+            "get",
+            "secret",
+            "postgres",
+            "--ignore-not-found",
+            "-o",
+            "jsonpath={.data.password}",
+        )
     )
     if found:
         return base64.b64decode(found).decode()
@@ -120,7 +131,4 @@ def install_contour(cluster: Cluster) -> None:
         # Contour reads its configuration at its start only.
         cluster.kubectl("-n", namespace, "rollout", "restart", "deployment/contour")
         for workload in ("deployment/contour", "daemonset/envoy"):
-            cluster.kubectl(
-                *("-n", namespace, "rollout", "status", workload, "--timeout=300s"), timeout=310
-            )
-
+            cluster.kubectl(*("-n", namespace, "rollout", "status", workload, "--timeout=300s"), timeout=310)

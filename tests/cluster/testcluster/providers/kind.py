@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,10 @@ class Kind:
         self._forward: PortForward | None = None
 
     def unavailable(self) -> str | None:
-        """Return that no Docker engine answers."""
-        return docker.unavailable()
+        """Return that no Docker engine answers, or that kind cannot be built."""
+        if (reason := docker.unavailable()) is not None:
+            return reason
+        return None if shutil.which("go") else "kind is built from source, and there is no `go` on the PATH"
 
     def build(self) -> None:
         """Build kind, kubectl and helm at their pins."""

@@ -20,6 +20,15 @@ from testcluster.native.layout import State
 from testcluster.native.teardown import sweep
 from testcluster.progress import say, step
 
+_CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
+"""Bits of capabilities(7)."""
+
+
+def _capable() -> bool:
+    status = Path("/proc/self/status").read_text()
+    effective = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:"))
+    return all(effective >> bit & 1 for bit in (_CAP_NET_ADMIN, _CAP_SYS_ADMIN))
+
 
 class Native:
     """Needs Linux and root. One cluster per machine; several processes may share it."""
@@ -38,7 +47,9 @@ class Native:
             return f"it needs Linux, and this is {platform.system()}"
         if os.geteuid() != 0:
             return "it needs root (namespaces, mounts, a network bridge)"
-        if shutil.which("go") is None and any(build.cached(name) is None for name in lifecycle.PROGRAMS):
+        if not _capable():
+            return "this root user may not mount or make network devices (a container without privileges)"
+        if shutil.which("go") is None:
             return "it is built from source, and there is no Go toolchain (1.26 or later) on the PATH"
         return None
 

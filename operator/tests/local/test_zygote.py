@@ -59,7 +59,9 @@ async def test_exit_codes_and_tracebacks_are_reported(zygote: Zygote, program: C
 
 async def test_a_program_is_executed_with_its_arguments(zygote: Zygote, tmp_path: Path) -> None:
     child = await zygote.spawn(
-        Launch("sh", ("sh", "-c", 'echo "$PORT in $PWD"'), {"PATH": os.environ["PATH"], "PORT": "8099"}, tmp_path)
+        Launch(
+            "sh", ("sh", "-c", 'echo "$PORT in $PWD"'), {"PATH": os.environ["PATH"], "PORT": "8099"}, tmp_path
+        )
     )
     assert await line_with(child, "8099") == f"8099 in {tmp_path}"
     assert await child.wait() == 0
@@ -99,7 +101,9 @@ async def test_children_do_not_share_imports_or_module_names(zygote: Zygote, tmp
     assert [await line_with(child, "I am") for child in outputs] == ["I am one", "I am two"]
 
 
-async def test_the_zygote_has_one_thread_and_forks_fast(zygote: Zygote, program: Callable[..., Launch]) -> None:
+async def test_the_zygote_has_one_thread_and_forks_fast(
+    zygote: Zygote, program: Callable[..., Launch]
+) -> None:
     """More threads would make a fork unsafe: whatever lock they hold stays held in the child."""
     await zygote.start()
     assert zygote.pid is not None
@@ -122,7 +126,9 @@ async def test_a_lost_zygote_ends_its_children_and_comes_back(
     assert "second" in await line_with(again, "hello")
 
 
-async def test_a_zygote_that_cannot_start_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_a_zygote_that_cannot_start_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     zygote = Zygote()
     with pytest.raises(ZygoteLostError):

@@ -84,9 +84,12 @@ class Console:
                 yield
         else:
             yield
-        took = time.monotonic() - began
-        self.timings.steps.append((done or doing, took))
-        self.say(f"✓ {done or doing} ({took:.1f} s)", style="green" if self.interactive else "")
+        self.done(done or doing, time.monotonic() - began)
+
+    def done(self, what: str, took_s: float) -> None:
+        """Something worked, and how long it took."""
+        self.timings.steps.append((what, took_s))
+        self.say(f"✓ {what} ({took_s:.1f} s)", style="green")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table; aligned columns of plain text where there is no terminal."""

@@ -92,7 +92,6 @@ class State:
             finally:
                 (self.run / "up.json").unlink(missing_ok=True)
 
-    @property
     def is_locked(self) -> bool:
         """Whether a `moorage up` uses the folder now."""
         path = self.run / "up.lock"

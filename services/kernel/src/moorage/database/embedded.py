@@ -79,6 +79,11 @@ class EmbeddedPostgres:
         return self._port
 
     @property
+    def pid(self) -> int | None:
+        """The server's process while it runs; ``None`` before `start`."""
+        return self._postmaster_pid() if self._placement is not None else None
+
+    @property
     def dsn(self) -> str:
         """The superuser's DSN, ``postgresql://user:password@127.0.0.1:port/postgres``; a secret."""
         password = (self._home / "superuser.password").read_text().strip()

@@ -1,0 +1,145 @@
+"""`moorage up --watch`: what a saved file means, and what is done about it."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from watchfiles import Change, DefaultFilter, awatch
+
+from moorage_operator.local.catalog import Catalog, LocalModule
+from moorage_operator.local.runner import Runner
+from moorage_operator.local.session import Session
+
+_DEBOUNCE_MS: Final = 400
+_STEP_MS: Final = 100
+_MANIFEST_SUFFIXES: Final = frozenset({".yaml", ".yml"})
+_SOURCE_SUFFIXES: Final = _MANIFEST_SUFFIXES | {
+    ".py", ".pyi", ".json", ".toml", ".ini", ".cfg", ".sql", ".mako", ".j2", ".jinja", ".html", ".txt",
+    ".js", ".ts", ".css", ".sh", ".go", ".rb", ".php", ".proto",
+}  # fmt: skip
+"""What people write. A module that writes data below its own folder must not restart itself by that."""
+_IGNORED_FOLDERS: Final = (*DefaultFilter.ignore_dirs, ".moorage", "tests", "build", "dist", ".ruff_cache")
+
+
+class SourceFilter(DefaultFilter):
+    """Lets through what a person edits: no caches, no tests, no state."""
+
+    def __init__(self) -> None:
+        super().__init__(ignore_dirs=_IGNORED_FOLDERS)
+
+    def __call__(self, change: Change, path: str) -> bool:
+        return Path(path).suffix in _SOURCE_SUFFIXES and super().__call__(change, path)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Files that were saved together, by what they mean for the modules."""
+
+    manifests: tuple[Path, ...]
+    code: tuple[Path, ...]
+
+    @property
+    def names(self) -> str:
+        """The files' names for a person, at most three of them."""
+        paths = [*self.manifests, *self.code]
+        shown = ", ".join(path.name for path in paths[:3])
+        return shown if len(paths) <= 3 else f"{shown} and {len(paths) - 3} more"
+
+    @classmethod
+    def of(cls, paths: Sequence[Path], folders: Sequence[Path]) -> "Saved":
+        """Sort *paths*: a YAML file in a given folder or its ``manifests`` is a manifest, all else is code."""
+        places = {place for folder in folders for place in (folder, folder / "manifests")}
+
+        def is_manifest(path: Path) -> bool:
+            return path.suffix in _MANIFEST_SUFFIXES and (path.parent in places or path in folders)
+
+        return cls(tuple(p for p in paths if is_manifest(p)), tuple(p for p in paths if not is_manifest(p)))
+
+
+class Watcher:
+    """Keeps a session at what the files say."""
+
+    def __init__(self, folders: Sequence[Path], session: Session, read: Callable[[], Catalog]) -> None:
+        self._folders = folders
+        self._session = session
+        self._read = read
+        self._say = session.console.say
+
+    async def run(self) -> None:
+        """Follow changes until cancelled."""
+        async for paths in _changes(self._folders):
+            await self.apply(Saved.of(paths, self._folders))
+
+    async def apply(self, saved: Saved) -> None:
+        """Do what *saved* asks for, module by module, and say it."""
+        self._say(f"↻ {saved.names} changed", "bold")
+        anew: set[tuple[str, str]] = set()
+        if saved.manifests:
+            catalog = self._read()
+            if catalog.errors:
+                for problem in catalog.problems:
+                    self._session.console.error(str(problem))
+                self._say("  what runs keeps running as it was, until the files are mended")
+            else:
+                anew = await self._follow_manifests(catalog)
+        for runner in list(self._session.runners.values()):
+            touched = [path for path in saved.code if path.is_relative_to(runner.module.folder)]
+            if runner.module.key in anew:
+                await self._renew(runner, prepare=True)
+            elif touched:
+                migrations = any("migrations" in path.parts for path in touched)
+                await self._renew(runner, prepare=migrations or runner.problem is not None)
+        self._session.update_gateway()
+
+    async def _follow_manifests(self, catalog: Catalog) -> set[tuple[str, str]]:
+        """Add, remove and update modules; the keys of those that have to be started anew."""
+        wanted = {module.key: module for module in catalog.modules}
+        for key, runner in list(self._session.runners.items()):
+            if key not in wanted:
+                await self._session.remove(runner)
+                self._say(f"  {runner.module.label}: stopped, its Module is gone (its data stay)")
+        anew: set[tuple[str, str]] = set()
+        for key, runner in self._session.runners.items():
+            old, runner.module = runner.module, wanted[key]
+            if _differs(old, runner.module) or runner.problem is not None:
+                anew.add(key)
+            else:
+                await self._follow_policy(runner)
+        added = [module for key, module in wanted.items() if key not in self._session.runners]
+        await self._session.add(added)
+        return anew
+
+    async def _follow_policy(self, runner: Runner) -> None:
+        sequence = runner.rewrite_policy()
+        if sequence is None:
+            return
+        label = runner.module.label
+        self._say(f"  {label}: policy {sequence} signed and written; the process keeps running")
+        if runner.module.module.spec.app is not None and not await runner.policy_in_force(sequence):
+            self._session.console.warn(
+                f"{label}: its guard has not loaded policy {sequence} yet; see its log"
+            )
+        await runner.inspect()
+
+    async def _renew(self, runner: Runner, *, prepare: bool) -> None:
+        label = runner.module.label
+        if prepare and not await self._session.reprepare(runner):
+            if runner.service.pid is not None:
+                self._say(f"  {label}: the old process keeps running")
+            return
+        if await self._session.restart(runner):
+            self._say(f"  {label}: restarted")
+        else:
+            self._say(f"  {label}: does not run; save a file to try again")
+
+
+def _differs(old: LocalModule, new: LocalModule) -> bool:
+    """Whether the process has to be started anew: routes and permissions are read by the running one."""
+    return old.module.spec != new.module.spec or old.folder != new.folder
+
+
+async def _changes(folders: Sequence[Path]) -> AsyncIterator[list[Path]]:
+    watch = awatch(*folders, watch_filter=SourceFilter(), debounce=_DEBOUNCE_MS, step=_STEP_MS)
+    async for changes in watch:
+        yield sorted({Path(path) for _, path in changes})

@@ -1,0 +1,393 @@
+"""Makes a module's schema and roles as they should be, and keeps them so.
+
+Every step reads what is there and changes only what differs, so that a run that was killed between any two
+statements is simply run again. The admin needs no superuser: ``CREATEROLE`` and ``CREATE`` on the database do.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import asyncpg  # type: ignore[import-untyped]  # has neither stubs nor py.typed
+
+from moorage_operator.database import claims, grants
+from moorage_operator.database.sql import identifier, literal, scram_verifier
+from moorage_operator.plan.names import DatabaseNames
+
+_CONNECT_TIMEOUT: Final = 5.0
+_STATEMENT_TIMEOUT: Final = 20.0
+_LOCK_PATIENCE: Final = 15.0
+_LOCK_POLL: Final = 0.1
+_POOL_SIZE: Final = 4
+RECORD_TABLE: Final = grants.RECORD_TABLE
+
+
+class DatabaseUnavailableError(Exception):
+    """The database cannot be reached, or not now; trying again later may do."""
+
+
+class DatabaseRefusedError(Exception):
+    """The database refuses what the admin account asks; a person has to grant a right or mend the DSN."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleLimits:
+    """What one module's app role may take: connections over all its pods, and milliseconds for a statement."""
+
+    connections: int = 100
+    statement_timeout_ms: int = 30_000
+
+
+class Provisioner:
+    """Schemas and roles of modules in one database.
+
+    Args:
+        admin_dsn: ``postgresql://…`` of the admin account; a secret.
+        limits: for app roles.
+        module_address: host and port that modules connect to; ``None``: the admin DSN's.
+    """
+
+    def __init__(
+        self,
+        admin_dsn: str,
+        *,
+        limits: RoleLimits | None = None,
+        module_address: tuple[str, int] | None = None,
+    ) -> None:
+        self._admin_dsn = admin_dsn
+        self._limits = limits or RoleLimits()
+        self._module_address = module_address
+        self._pool: asyncpg.Pool | None = None
+        self._opening = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; those in use are given five seconds."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        try:
+            await asyncio.wait_for(pool.close(), 5)
+        except TimeoutError:
+            pool.terminate()
+
+    # -- what callers ask for
+
+    async def ensure(
+        self, names: DatabaseNames, uid: str, *, app_password: str | None = None, adopt: str | None = None
+    ) -> str:
+        """Make schema, roles and grants as they should be; returns the app role's password.
+
+        *app_password* is the one that pods hold already: it is kept, and set again should the database have lost
+        it. Without it a new one is made.
+
+        Raises:
+            ForeignSchemaError: the schema is not this Module's; nothing was changed.
+            DatabaseUnavailableError, DatabaseRefusedError: see there.
+        """
+        async with self._locked(names) as connection:
+            claims.check(names, uid, await _claim_on(connection, names), adopt)  # before anything is made
+            await self._ensure_roles(connection, names)
+            await self._ensure_schema(connection, names, uid)
+            await self._ensure_settings(connection, names)
+            await grants.converge(connection, names)
+        if app_password is not None and await self._logs_in(self.app_dsn(names, app_password)):
+            return app_password
+        password = app_password or _new_password()
+        async with self._locked(names) as connection:
+            await connection.execute(
+                f"ALTER ROLE {identifier(names.app)} LOGIN PASSWORD {literal(scram_verifier(password))}"
+            )
+        return password
+
+    async def open_owner(self, names: DatabaseNames, *, seconds: int) -> str:
+        """Let the owner role log in for *seconds*, for one migration; returns the DSN with its new password."""
+        password = _new_password()
+        until = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+        async with self._locked(names) as connection:
+            await connection.execute(
+                f"ALTER ROLE {identifier(names.owner)} LOGIN PASSWORD {literal(scram_verifier(password))} "
+                f"VALID UNTIL {literal(until)}"
+            )
+        return self._module_dsn(names.owner, password, direct=True)
+
+    async def close_owner(self, names: DatabaseNames) -> None:
+        """Take the owner role's login and password away; without one nothing changes."""
+        async with self._locked(names) as connection:
+            if await connection.fetchval("SELECT rolcanlogin FROM pg_roles WHERE rolname = $1", names.owner):
+                await connection.execute(f"ALTER ROLE {identifier(names.owner)} NOLOGIN PASSWORD NULL")
+
+    async def migration_done(self, names: DatabaseNames, revision: str) -> bool:
+        """Whether the migrator recorded *revision* in the module's schema."""
+        async with self._connection() as connection:
+            schema, table = names.schema, RECORD_TABLE
+            found = await connection.fetchval(
+                "SELECT true FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+                "WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'r'",
+                schema,
+                table,
+            )
+            if not found:
+                return False
+            async with connection.transaction():
+                await connection.execute(f"SET LOCAL ROLE {identifier(names.owner)}")
+                statement = f"SELECT true FROM {identifier(schema)}.{identifier(table)} WHERE revision = $1"  # noqa: S608 - quoted identifiers, the value is a parameter
+                return bool(await connection.fetchval(statement, revision))
+
+    async def drop(self, names: DatabaseNames, uid: str) -> bool:
+        """Drop schema and roles if the Module with *uid* claims them; ``False``: there was nothing of its own."""
+        async with self._locked(names) as connection:
+            held = claims.Claim.parse(await _claim_on(connection, names))
+            if held != claims.Claim.of(names, uid):
+                return False
+            await self._end_sessions(connection, names)
+            await connection.execute(f"DROP SCHEMA IF EXISTS {identifier(names.schema)} CASCADE")
+            for role in (names.app, names.owner):
+                # The schema went first: a run that was killed here leaves roles without anything, and they are
+                # made anew or dropped by the next Module of this name.
+                await connection.execute(f"DROP OWNED BY {identifier(role)}")
+                await connection.execute(f"DROP ROLE {identifier(role)}")
+            return True
+
+    async def ping(self) -> None:
+        """Raise the error that any other call would if the database is away."""
+        async with self._connection() as connection:
+            await connection.fetchval("SELECT 1")
+
+    def app_dsn(self, names: DatabaseNames, password: str, *, direct: bool = False) -> str:
+        """The DSN of the app role: through the pooler if there is one, else and with *direct* straight."""
+        return self._module_dsn(names.app, password, direct=direct)
+
+    # -- steps
+
+    async def _ensure_roles(self, connection: Any, names: DatabaseNames) -> None:
+        present = {
+            row["rolname"]
+            for row in await connection.fetch(
+                "SELECT rolname FROM pg_roles WHERE rolname = ANY($1::text[])", [names.owner, names.app]
+            )
+        }
+        for role in (names.owner, names.app):
+            if role not in present:
+                await connection.execute(f"CREATE ROLE {identifier(role)} NOLOGIN")
+            # Membership lets an admin who is no superuser act for the role: make its schema, end its sessions.
+            # Since PostgreSQL 16 the maker of a role may administer it, but neither become it nor use its rights.
+            kinds = ("SET", "USAGE") if connection.get_server_version().major >= 16 else ("MEMBER",)
+            for kind in kinds:
+                if not await connection.fetchval("SELECT pg_has_role(current_user, $1, $2)", role, kind):
+                    await connection.execute(f"GRANT {identifier(role)} TO CURRENT_USER")
+        await _revoke_memberships(connection, names)
+
+    async def _ensure_schema(self, connection: Any, names: DatabaseNames, uid: str) -> None:
+        mine = claims.Claim.of(names, uid).comment()
+        schema = identifier(names.schema)
+        comment = f"COMMENT ON SCHEMA {schema} IS {literal(mine)}"
+        held = await _claim_on(connection, names)
+        if held is claims.NO_SCHEMA:
+            # Together: a schema without a claim would be refused for ever after.
+            async with connection.transaction():
+                await connection.execute(f"CREATE SCHEMA {schema} AUTHORIZATION {identifier(names.owner)}")
+                await connection.execute(comment)
+        elif held != mine:
+            await connection.execute(comment)
+
+    async def _ensure_settings(self, connection: Any, names: DatabaseNames) -> None:
+        wanted = {
+            names.owner: (-1, {"search_path": identifier(names.schema)}),
+            names.app: (
+                self._limits.connections,
+                {
+                    "search_path": identifier(names.schema),
+                    "statement_timeout": str(self._limits.statement_timeout_ms),
+                    "idle_in_transaction_session_timeout": "60000",
+                },
+            ),
+        }
+        database = identifier(await connection.fetchval("SELECT current_database()"))
+        for role, (limit, settings) in wanted.items():
+            current = await connection.fetchrow(
+                "SELECT r.rolconnlimit, coalesce(s.setconfig, '{}') AS settings FROM pg_roles r "
+                "LEFT JOIN pg_db_role_setting s ON s.setrole = r.oid AND s.setdatabase = "
+                "(SELECT oid FROM pg_database WHERE datname = current_database()) WHERE r.rolname = $1",
+                role,
+            )
+            if current["rolconnlimit"] != limit:
+                await connection.execute(f"ALTER ROLE {identifier(role)} CONNECTION LIMIT {limit}")
+            have = dict(entry.split("=", 1) for entry in current["settings"])
+            for name, value in settings.items():
+                if have.get(name, "").strip('"') != value.strip(
+                    '"'
+                ):  # stored with quotes only where they are needed
+                    # search_path takes identifiers, the others constants; both are ours.
+                    shown = value if name == "search_path" else literal(value)
+                    await connection.execute(
+                        f"ALTER ROLE {identifier(role)} IN DATABASE {database} SET {name} = {shown}"
+                    )
+
+    async def _end_sessions(self, connection: Any, names: DatabaseNames) -> None:
+        for role in (names.app, names.owner):
+            await connection.execute(f"ALTER ROLE {identifier(role)} NOLOGIN")
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE usename = ANY($1::text[]) AND pid <> pg_backend_pid()",
+            [names.app, names.owner],
+        )
+
+    # -- connections
+
+    @contextlib.asynccontextmanager
+    async def _locked(self, names: DatabaseNames) -> AsyncIterator[Any]:
+        """A connection that holds this module's advisory lock: two runs never interleave."""
+        async with self._connection() as connection:
+            key = f"moorage:{names.schema}"
+            async with asyncio.timeout(_LOCK_PATIENCE):
+                # Polled: a session that waits inside pg_advisory_lock could not be cancelled cleanly.
+                while not await connection.fetchval(  # noqa: ASYNC110 - the event is in another process
+                    "SELECT pg_try_advisory_lock(hashtextextended($1, 0))", key
+                ):
+                    await asyncio.sleep(_LOCK_POLL)
+            try:
+                yield connection
+            finally:
+                if not connection.is_closed():
+                    await connection.execute("SELECT pg_advisory_unlock(hashtextextended($1, 0))", key)
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        try:
+            pool = await self._open_pool()
+            async with pool.acquire(timeout=_CONNECT_TIMEOUT) as connection:
+                yield connection
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise DatabaseRefusedError(
+                f"the admin account may not do what is needed ({error.message}); it needs CREATEROLE, and CREATE on "
+                f"the database"
+            ) from error
+        except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+            raise DatabaseRefusedError("the database refuses the admin account's name or password") from error
+        except asyncpg.InvalidCatalogNameError as error:
+            raise DatabaseRefusedError("the database that the admin DSN names does not exist") from error
+        except asyncpg.ClientConfigurationError as error:
+            raise DatabaseRefusedError(
+                "the admin DSN is not of the form postgresql://user:password@host/db"
+            ) from error
+        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
+            raise DatabaseUnavailableError(
+                f"the database at {self.address} does not answer: {_short(error)}"
+            ) from error
+        except (
+            asyncpg.CannotConnectNowError,
+            asyncpg.TooManyConnectionsError,
+            asyncpg.AdminShutdownError,
+        ) as error:
+            raise DatabaseUnavailableError(
+                f"the database at {self.address} is not available: {error}"
+            ) from error
+        except (
+            asyncpg.LockNotAvailableError,
+            asyncpg.QueryCanceledError,
+            asyncpg.TransactionRollbackError,
+        ) as error:
+            raise DatabaseUnavailableError(f"the database at {self.address} is busy: {error}") from error
+
+    async def _open_pool(self) -> Any:
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(
+                    self._admin_dsn,
+                    min_size=0,
+                    max_size=_POOL_SIZE,
+                    timeout=_CONNECT_TIMEOUT,
+                    command_timeout=_STATEMENT_TIMEOUT,
+                    max_inactive_connection_lifetime=30,
+                    server_settings={"application_name": "moorage-operator", "lock_timeout": "5000"},
+                )
+            return self._pool
+
+    async def _logs_in(self, dsn: str) -> bool:
+        """Whether *dsn* is accepted; tried at the admin's address, since a pooler remembers old passwords."""
+        parts, admin = urlsplit(dsn), urlsplit(self._admin_dsn)
+        user = parts.netloc.rpartition("@")[0]
+        direct = urlunsplit(admin._replace(netloc=f"{user}@{admin.netloc.rpartition('@')[2]}"))
+        try:
+            connection = await asyncpg.connect(direct, timeout=_CONNECT_TIMEOUT)
+        except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError):
+            return False
+        except asyncpg.TooManyConnectionsError:
+            return True  # its own limit is reached only behind the password check
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise DatabaseUnavailableError(
+                f"the database at {self.address} does not answer: {_short(error)}"
+            ) from error
+        await connection.close()
+        return True
+
+    @property
+    def address(self) -> str:
+        """Host, port and database, for messages; never the password."""
+        parts = urlsplit(self._admin_dsn)
+        return parts.netloc.rpartition("@")[2] + parts.path
+
+    def _module_dsn(self, user: str, password: str, *, direct: bool) -> str:
+        parts = urlsplit(self._admin_dsn)
+        address = parts.netloc.rpartition("@")[2]
+        if self._module_address is not None and not direct:
+            address = f"{self._module_address[0]}:{self._module_address[1]}"
+        return urlunsplit(parts._replace(netloc=f"{quote(user)}:{quote(password)}@{address}"))
+
+
+async def _claim_on(connection: Any, names: DatabaseNames) -> str | None:
+    """The schema's comment, ``None`` for a schema without one, `claims.NO_SCHEMA` for no schema."""
+    row = await connection.fetchrow(
+        "SELECT obj_description(oid, 'pg_namespace') AS comment FROM pg_namespace WHERE nspname = $1",
+        names.schema,
+    )
+    return claims.NO_SCHEMA if row is None else row["comment"]
+
+
+async def _revoke_memberships(connection: Any, names: DatabaseNames) -> None:
+    """Neither role is a member of any other, whoever made it one.
+
+    Raises:
+        DatabaseRefusedError: a membership stays, since only who granted it may revoke it (PostgreSQL 16+).
+    """
+    for row in await _memberships(connection, names):
+        await connection.execute(f"REVOKE {identifier(row['role'])} FROM {identifier(row['member'])}")
+    for row in await _memberships(connection, names):
+        raise DatabaseRefusedError(
+            f"role {row['member']} is a member of {row['role']}, by a grant of {row['grantor']}; have that account "
+            f"run: REVOKE {row['role']} FROM {row['member']}"
+        )
+
+
+async def _memberships(connection: Any, names: DatabaseNames) -> list[Any]:
+    return list(
+        await connection.fetch(
+            "SELECT pg_get_userbyid(roleid) AS role, pg_get_userbyid(member) AS member, "
+            "pg_get_userbyid(grantor) AS grantor FROM pg_auth_members "
+            "WHERE pg_get_userbyid(member) = ANY($1::text[])",
+            [names.owner, names.app],
+        )
+    )
+
+
+def _new_password() -> str:
+    """256 bits in hexadecimal: nothing to quote, anywhere."""
+    return secrets.token_hex(32)
+
+
+def _short(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -4,11 +4,13 @@ bytes.
 Used by the operator's planner, local mode and the testing kit; serving modules never import this.
 """
 
+import contextlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from moorage.guard.conditions import ConditionError, compile_condition
-from moorage.guard.matcher import Matcher, PatternError, segments
+from moorage.guard.matcher import Matcher, PatternError
 from moorage.guard.policy import BaseDocument, Issuer, PermissionPolicy, Rule
 from moorage_crds import paths, units
 from moorage_crds.problems import Problem
@@ -18,6 +20,7 @@ from moorage_crds.v1alpha1.route import RouteRule
 DEFAULT_TIMEOUT: Final = "30s"
 DEFAULT_MAX_BODY: Final = "1Mi"
 DEFAULT_NAMESPACE: Final = "default"
+_CODE = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?(\.[a-z]([-a-z0-9]*[a-z0-9])?){2}")
 
 
 class CompileError(ValueError):
@@ -125,35 +128,50 @@ def _grants(pairs: Iterable[tuple[str, Permission]]) -> dict[str, list[str]]:
 
 def _rule_problems(routes: Sequence[Route]) -> Iterator[Problem]:
     seen: dict[str, str] = {}
+    rules = [(route, field, rule) for route in routes for field, rule in _rules(route)]
+    for route, field, rule in rules:
+        if rule.permission is not None and rule.auth != "required":
+            yield _problem(
+                route,
+                f"{field}.permission",
+                f"a permission needs to know who calls, but auth is {rule.auth}",
+                "take the permission away or set auth: required",
+            )
+        if rule.name in seen:
+            yield _problem(
+                route,
+                f"{field}.name",
+                f"the module has another rule {rule.name} in Route {seen[rule.name]}",
+                "handlers are bound by a rule's name: give each its own",
+            )
+        seen.setdefault(rule.name, route.metadata.name)
+    yield from _pattern_problems(rules)
+
+
+def _pattern_problems(rules: Sequence[tuple[Route, str, Rule]]) -> Iterator[Problem]:
+    """What the matcher does not take; rule by rule only where all together fail, as that is quadratic."""
+    with contextlib.suppress(PatternError):
+        Matcher(rule for _, _, rule in rules)
+        return
     sound: list[Rule] = []
-    for route in routes:
-        for field, rule in _rules(route):
-            if rule.permission is not None and rule.auth != "required":
-                yield _problem(
-                    route,
-                    f"{field}.permission",
-                    f"a permission needs to know who calls, but auth is {rule.auth}",
-                    "take the permission away or set auth: required",
-                )
-            if rule.name in seen:
-                yield _problem(
-                    route,
-                    f"{field}.name",
-                    f"the module has another rule {rule.name} in Route {seen[rule.name]}",
-                    "handlers are bound by a rule's name: give each its own",
-                )
-            seen.setdefault(rule.name, route.metadata.name)
-            try:
-                segments(rule.path)
-                Matcher([*sound, rule])
-            except PatternError as exc:
-                yield _problem(route, f"{field}.path", str(exc), "change the path or the methods")
-            else:
-                sound.append(rule)
+    for route, field, rule in rules:
+        try:
+            Matcher([*sound, rule])
+        except PatternError as exc:
+            yield _problem(route, f"{field}.path", str(exc), "change the path or the methods")
+        else:
+            sound.append(rule)
 
 
 def _condition_problems(permissions: Sequence[Permission]) -> Iterator[Problem]:
     for permission in permissions:
+        if _CODE.fullmatch(permission.code) is None:
+            yield _problem(
+                permission,
+                "metadata.name",
+                f"{permission.code} is not a permission's code",
+                "write <module>.<resource>.<action> in lower case",
+            )
         if permission.spec.condition is not None:
             try:
                 compile_condition(permission.spec.condition)

@@ -12,8 +12,12 @@ token with a reading of CEL's grammar that is narrower than CEL: what is left ha
 - No comments, braces, triple-quoted or bytes literals: where a string ends must be beyond doubt.
 """
 
+import importlib.util
 import re
+import sys
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
+from types import ModuleType
 from typing import Any, Final, NamedTuple, NoReturn
 
 from moorage.guard.policy import MAX_CONDITION
@@ -102,10 +106,8 @@ class Condition:
         """
         try:
             return self._program.execute(variables) is True
-        except Exception:
-            raise
         except BaseException as exc:
-            # A panic of the evaluator derives from BaseException; left alone it would end the server's task.
+            # A panic of the evaluator is no Exception; left alone it would end the server.
             if type(exc).__name__ == "PanicException":
                 raise RuntimeError("the evaluator failed") from exc
             raise
@@ -113,10 +115,7 @@ class Condition:
 
 def compile_condition(source: str) -> Condition:
     """Compile *source*; raises `ConditionError`."""
-    # Imported here: the package brings a terminal interface with it (some 20 MiB), and many modules have no
-    # condition.
-    import cel
-
+    cel = _evaluator()
     reader = _Reader(source)
     reading = reader.read()
     try:
@@ -135,6 +134,25 @@ def compile_condition(source: str) -> Condition:
     if strange:
         raise ConditionError(f"the condition uses what is not known: {', '.join(strange)}")
     return Condition(source, program, reading)
+
+
+def _evaluator() -> ModuleType:
+    """The extension module of the package `cel`, without the package: that imports a terminal interface (34 MiB).
+
+    It can be initialised once per process, so it is left where the package itself would find it.
+    """
+    loaded = sys.modules.get("cel.cel")
+    if loaded is not None:
+        return loaded
+    package = importlib.util.find_spec("cel")
+    places = package.submodule_search_locations if package is not None else None
+    found = PathFinder.find_spec("cel.cel", places)
+    if found is None or found.loader is None:
+        return importlib.import_module("cel")
+    module = importlib.util.module_from_spec(found)
+    sys.modules["cel.cel"] = module
+    found.loader.exec_module(module)
+    return module
 
 
 class _Token(NamedTuple):

@@ -240,8 +240,8 @@ class Guard:
             if self._policy is None or loaded.document is not self._policy.document:
                 self._switch(loaded)
                 self._folder.accept(loaded)
-        except DocumentError as exc:
-            self._error = str(exc)
+        except Exception as exc:  # noqa: BLE001 - whatever is wrong with a new document, the old one stays
+            self._error = str(exc) if isinstance(exc, DocumentError) else f"{type(exc).__name__}: {exc}"
             logger.error(
                 "policy refused", extra={"error": self._error, "directory": str(self._folder.directory)}
             )
@@ -447,7 +447,8 @@ def _body(headers: Headers, limit: int | None) -> None:
     length = headers.get("Content-Length")
     if length is None:
         return
-    if "Transfer-Encoding" in headers or len(headers.getall("Content-Length")) > 1 or not length.isdecimal():
+    several = "Transfer-Encoding" in headers or len(headers.getall("Content-Length")) > 1
+    if several or not (length.isascii() and length.isdecimal()):
         raise BadRequest("The length of the body is ambiguous.", code="bad_length")
     if limit is not None and int(length) > limit:
         raise TooLarge(limit)

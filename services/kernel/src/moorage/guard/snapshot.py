@@ -60,6 +60,7 @@ class Policy:
             raise DocumentError(f"rules: {exc}") from None
         except ValueError as exc:
             raise DocumentError(f"issuers: {exc}") from None
+        self._mark = object()
         self._codes: dict[tuple[str, ...], frozenset[str]] = {}
 
     @classmethod
@@ -81,10 +82,11 @@ class Policy:
         token.
         """
         known = verified.caller
-        if known is not None and known[0] is self:
+        if known is not None and known[0] is self._mark:
             return known[1]
         caller = self._caller(verified.claims)
-        verified.caller = (self, caller)
+        # A mark, not the policy: a token that nobody shows any more must not keep an old policy in memory.
+        verified.caller = (self._mark, caller)
         return caller
 
     def _caller(self, claims: UserClaims | ModuleClaims) -> Caller:

@@ -28,6 +28,8 @@ MAX_REMEMBERED: Final = 4096
 LEEWAY: Final = 5
 """Seconds by which two clocks may differ."""
 _MAX_ROLES: Final = 128
+_MAX_CLAIM: Final = 320
+"""Characters of a claim: the longest e-mail address."""
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +(\S+)")
 _TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
@@ -197,7 +199,7 @@ class TokenVerifier:
         try:
             # The key is bound to its algorithm; the header was checked to name the same one.
             issuer.jws.decode_complete(token, key, algorithms=[key.algorithm_name])
-        except (jwt.InvalidTokenError, ValueError) as exc:
+        except (jwt.PyJWTError, ValueError) as exc:
             raise _invalid(f"the signature does not hold: {exc}") from None
         return issuer.judge(claims, key_id, now)
 
@@ -274,11 +276,7 @@ def _user_claims(claims: Mapping[str, Any]) -> UserClaims:
     if claims.get("token_type") != "access":
         raise _invalid("token_type is not access")
     roles = claims.get("roles", [])
-    if (
-        not isinstance(roles, list)
-        or len(roles) > _MAX_ROLES
-        or not all(isinstance(role, str) for role in roles)
-    ):
+    if not isinstance(roles, list) or len(roles) > _MAX_ROLES or not all(map(_is_text, roles)):
         raise _invalid("roles is not a list of role names")
     version = claims.get("ver")
     if version is not None and type(version) is not int:
@@ -321,7 +319,7 @@ def _verification_key(jwk: Mapping[str, Any], algorithms: frozenset[str]) -> tup
         raise ValueError(f"key {kid}: its algorithm {algorithm} is not one that its issuer may use")
     try:
         key = jwt.PyJWK(dict(jwk), algorithm)
-    except jwt.PyJWTError as exc:
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError) as exc:
         raise ValueError(f"key {kid} is not a usable JWK") from exc
     public = key.key
     right_curve = isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP256R1)
@@ -343,9 +341,16 @@ def _part(segment: str, name: str) -> dict[str, Any]:
 
 def _text(claims: Mapping[str, Any], name: str) -> str | None:
     value = claims.get(name)
-    if value is not None and not isinstance(value, str):
-        raise _invalid(f"{name} is not a text")
+    if value is None:
+        return None
+    if not _is_text(value):
+        raise _invalid(f"{name} is not a text of one line")
     return value
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether *value* can go into headers and logs: one printable line, no control characters or surrogates."""
+    return isinstance(value, str) and 0 < len(value) <= _MAX_CLAIM and value.isprintable()
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:

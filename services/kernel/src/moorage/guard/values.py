@@ -19,8 +19,10 @@ from moorage.guard.identity import Caller, User
 MAX_ITEMS: Final = 256
 MAX_TEXT: Final = 16 * 1024
 """Characters."""
+MAX_TOTAL_ITEMS: Final = 1024
+MAX_TOTAL_TEXT: Final = 64 * 1024
 _SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
-_AS_THEY_ARE: Final = (str, bool, int, float, datetime.timedelta)
+_AS_THEY_ARE: Final = (bool, int, float, datetime.timedelta)
 
 
 def _timestamp(value: datetime.datetime) -> datetime.datetime:
@@ -93,53 +95,71 @@ def resource_value(resource: object, tree: Node) -> object:
     """
     if resource is None:
         raise ValueError("there is no resource")
-    return _members(resource, tree)
-
-
-def _members(value: object, tree: Node) -> dict[str, object]:
-    result: dict[str, object] = {}
-    for name, node in tree.members.items():
-        if isinstance(value, Mapping):
-            if name in value:
-                result[name] = _plain(value[name], node)
-        else:
-            member = getattr(value, name, _ABSENT)
-            if member is not _ABSENT:
-                result[name] = _plain(member, node)
-    return result
+    return _Taker().members(resource, tree)
 
 
 _ABSENT: Final = object()
 
 
-def _plain(value: object, node: Node) -> object:
-    if isinstance(value, enum.Enum):
-        value = value.value
-    if isinstance(value, str) and len(value) > MAX_TEXT:
-        raise ValueError(f"a text has more than {MAX_TEXT} characters")
-    if value is None or isinstance(value, _AS_THEY_ARE):
+def _member(value: object, name: str) -> object:
+    return value.get(name, _ABSENT) if isinstance(value, Mapping) else getattr(value, name, _ABSENT)
+
+
+class _Taker:
+    """Takes plain values out of objects, within one budget for all of them together."""
+
+    __slots__ = ("items", "text")
+
+    def __init__(self) -> None:
+        self.items = MAX_TOTAL_ITEMS
+        self.text = MAX_TOTAL_TEXT
+
+    def members(self, value: object, tree: Node) -> dict[str, object]:
+        """The members of *value* that are in *tree*; of a mapping its keys, of an object its attributes."""
+        result: dict[str, object] = {}
+        for name, node in tree.members.items():
+            member = _member(value, name)
+            if member is not _ABSENT:
+                result[name] = self.plain(member, node)
+        return result
+
+    def plain(self, value: object, node: Node) -> object:
+        """*value* as the evaluator takes it."""
+        self.items -= 1
+        if self.items < 0:
+            raise ValueError(f"more than {MAX_TOTAL_ITEMS} values")
+        if isinstance(value, enum.Enum):
+            value = value.value
+        if isinstance(value, str):
+            return self._bounded_text(value)
+        if value is None or isinstance(value, _AS_THEY_ARE):
+            return value
+        for kind, convert in _CONVERTED.items():
+            if isinstance(value, kind):
+                return convert(value)
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self.plain(item, node) for item in _bounded(value)]
+        if node.members:
+            return self.members(value, node)
+        if isinstance(value, Mapping):
+            return {self._key(key): self.plain(item, _LEAF) for key, item in _bounded(value.items())}
+        raise ValueError(f"a {type(value).__name__} cannot be given to a condition")
+
+    def _bounded_text(self, value: str) -> str:
+        self.text -= len(value)
+        if len(value) > MAX_TEXT or self.text < 0:
+            raise ValueError(
+                f"a text has more than {MAX_TEXT} characters, or all have more than {MAX_TOTAL_TEXT}"
+            )
         return value
-    for kind, convert in _CONVERTED.items():
-        if isinstance(value, kind):
-            return convert(value)
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item, node) for item in _bounded(value)]
-    if node.members:
-        return _members(value, node)
-    if isinstance(value, Mapping):
-        return {_key(key): _plain(item, _LEAF) for key, item in _bounded(value.items())}
-    raise ValueError(f"a {type(value).__name__} cannot be given to a condition")
+
+    def _key(self, key: object) -> str:
+        if not isinstance(key, str):
+            raise ValueError("a mapping has keys that are not text")
+        return self._bounded_text(key)
 
 
 _LEAF: Final = Node()
-
-
-def _key(key: object) -> str:
-    if not isinstance(key, str):
-        raise ValueError("a mapping has keys that are not text")
-    return key
-
-
 T = TypeVar("T")
 
 

@@ -15,13 +15,20 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "moorage.commonLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: moorage
+app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
 {{- define "moorage.labels" -}}
 {{ include "moorage.selector" . }}
 {{ include "moorage.commonLabels" . }}
+{{- end -}}
+
+{{/* Of pods: what differs between installers would restart them. */}}
+{{- define "moorage.podLabels" -}}
+{{ include "moorage.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: moorage
 {{- end -}}
 
 {{/* Labels of the development servers: the argument is (list $ "postgres"). */}}

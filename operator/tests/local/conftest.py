@@ -1,7 +1,6 @@
 import asyncio
 import textwrap
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -36,19 +35,6 @@ PROGRAM = """
 """
 
 
-@dataclass
-class Lines:
-    """Collects what would be shown."""
-
-    lines: list[tuple[str, str]] = field(default_factory=list)
-
-    def log(self, name: str, line: str) -> None:
-        self.lines.append((name, line))
-
-    def texts(self) -> list[str]:
-        return [line for _, line in self.lines]
-
-
 @pytest.fixture
 def program(tmp_path: Path) -> Callable[..., Launch]:
     """Makes a `Launch` of the tiny module above, in a folder of its own."""
@@ -70,8 +56,9 @@ def program(tmp_path: Path) -> Callable[..., Launch]:
 
 
 @pytest.fixture
-async def zygote(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Zygote]:
-    parent = Zygote()
+async def zygote() -> AsyncIterator[Zygote]:
+    """A parent process without the platform in it: these tests' programs do not need it."""
+    parent = Zygote(preload=False)
     yield parent
     await parent.close(kill=True)
     await asyncio.sleep(0)  # transports of pipes close in the next round of the loop

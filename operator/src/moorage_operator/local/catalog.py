@@ -75,7 +75,7 @@ def read(folders: Sequence[Path]) -> Catalog:
             permissions=tuple(
                 p for p in loaded.permissions if _same(p, module) and p.module == module.metadata.name
             ),
-            folder=folder,
+            folder=_code_folder(folder),
         )
         for folder in folders
         for module in manifests.load(folder).modules
@@ -105,6 +105,12 @@ def program(module: LocalModule) -> str | None:
     if "/" in name:
         name = str(module.folder / name)
     return shutil.which(name, path=os.environ.get("PATH"))
+
+
+def _code_folder(path: Path) -> Path:
+    """Where the code of what *path* declares lies: the folder itself, or that of a single manifest file."""
+    folder = path.resolve() if path.is_dir() else path.resolve().parent
+    return folder.parent if folder.name == "manifests" else folder
 
 
 def _same(resource: Route | Permission, module: Module) -> bool:

@@ -60,9 +60,13 @@ class Child:
 
 
 class Zygote:
-    """Starts the preloaded parent when first needed, and anew when it was lost."""
+    """Starts the preloaded parent when first needed, and anew when it was lost.
 
-    def __init__(self) -> None:
+    Without *preload* it imports nothing ahead, and every child pays for what it imports.
+    """
+
+    def __init__(self, *, preload: bool = True) -> None:
+        self._preload = preload
         self._process: asyncio.subprocess.Process | None = None
         self._commands: socket.socket | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -147,6 +151,7 @@ class Zygote:
                 *command,
                 "--events",
                 str(write_end),
+                *(() if self._preload else ("--no-preload",)),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), write_end),
                 start_new_session=True,

@@ -52,7 +52,7 @@ class Saved:
         places = {place for folder in folders for place in (folder, folder / "manifests")}
 
         def is_manifest(path: Path) -> bool:
-            return path.suffix in _MANIFEST_SUFFIXES and (path.parent in places or path in folders)
+            return path.suffix in _MANIFEST_SUFFIXES and (path.parent in places or path in places)
 
         return cls(tuple(p for p in paths if is_manifest(p)), tuple(p for p in paths if not is_manifest(p)))
 

@@ -237,8 +237,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--commands", type=int, required=True)
     parser.add_argument("--events", type=int, required=True)
+    parser.add_argument("--no-preload", action="store_true")
     arguments = parser.parse_args()
-    preload()
+    if not arguments.no_preload:
+        preload()
     # What was imported never dies: without this, every collection in a child would touch, and so copy, its
     # pages.
     gc.collect()

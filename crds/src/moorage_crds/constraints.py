@@ -18,6 +18,8 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, Val
 
 RULES = "x-moorage-rules"
 """JSON Schema key: `[{"rule", "message", "fieldPath"?}]`, CEL rules in the API server's own form."""
+SAYS = "x-moorage-says"
+"""JSON Schema key: what a good text is, in words."""
 PATTERN_AS_RULE = "x-moorage-pattern-as-rule"
 """JSON Schema key: the sentence that replaces `pattern` in the CRD, as a CEL rule with this message."""
 
@@ -71,6 +73,12 @@ class Rule:
         result = handler(schema)
         result.setdefault(RULES, []).append(self.as_validation())
         return result
+
+
+def _cel_name(field: str) -> str:
+    # CEL reserves the word, and the API server renames the field:
+    # https://kubernetes.io/docs/reference/using-api/cel/#escaping
+    return f"__{field}__" if field == "namespace" else field
 
 
 def enforce(rules: Iterable[Rule], value: Any) -> None:
@@ -158,6 +166,8 @@ class Text:
             result["pattern"] = self.pattern
         if self.example:
             result["examples"] = [self.example]
+        if self.says:
+            result[SAYS] = self.says.rstrip(",")
         if self.as_rule:
             result[PATTERN_AS_RULE] = self.sentence
         return result
@@ -184,7 +194,10 @@ class Unique:
         if not self.optional:
             return None
         same = [f"a.{key} == b.{key}" for key in self.keys]
-        same += [f"(has(a.{k}) ? a.{k} : '') == (has(b.{k}) ? b.{k} : '')" for k in self.optional]
+        same += [
+            f"has(a.{name}) == has(b.{name}) && (!has(a.{name}) || a.{name} == b.{name})"
+            for name in map(_cel_name, self.optional)
+        ]
         return Rule(
             cel=f"self.all(a, self.exists_one(b, {' && '.join(same)}))",
             message=f"two items have the same {self._label}",

@@ -5,11 +5,13 @@ and expand aliases without a bound. Here a file is bounded in bytes, depth and n
 before any tree is built, and everything that JSON cannot carry is refused.
 """
 
+import io
 import math
 import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,6 @@ _TAG = "tag:yaml.org,2002:"
 _EXPONENT = re.compile(r"[-+]?[0-9]+([.][0-9]*)?[eE][-+]?[0-9]+")
 _TRUE = {"yes", "true", "on"}
 _MENDS = (
-    (r"'\\t'", "indent with spaces, not with tabs"),
     ("flow mapping", 'between `{` and `}` put values with braces or commas in quotes: path: "/posts/{id}"'),
     ("flow sequence", "close the list with `]`"),
     ("mapping values", "look at the indentation, or quote a value that contains `: `"),
@@ -120,7 +121,7 @@ def parse(text: str, label: str) -> tuple[list[Document], list[Problem]]:
     except _TooMuchError as error:
         problems.append(_unreadable(f"{label}:{error.line}", str(error), error.mend))
     except yaml.MarkedYAMLError as error:
-        problems.append(_syntax_problem(label, error))
+        problems.append(_syntax_problem(label, error, text))
     except yaml.YAMLError as error:
         problems.append(_unreadable(label, f"is not YAML: {_first_line(error)}", _mend(str(error))))
     return documents, problems
@@ -261,7 +262,7 @@ def _scalar(node: yaml.ScalarNode) -> Any:
     match node.tag.removeprefix(_TAG):
         case "str" | "value":
             # kubectl's parser takes `12e4` for a number, PyYAML for text.
-            return float(text) if node.style is None and _EXPONENT.fullmatch(text) else text
+            return float(text) if not node.style and _EXPONENT.fullmatch(text) else text
         case "null":
             return None
         case "bool":
@@ -304,11 +305,15 @@ def _float(text: str) -> float | str:
     return value
 
 
-def _syntax_problem(label: str, error: yaml.MarkedYAMLError) -> Problem:
+def _syntax_problem(label: str, error: yaml.MarkedYAMLError, content: str) -> Problem:
     mark = error.problem_mark or error.context_mark
     text = ", ".join(part for part in (error.context, error.problem) if part)
-    source = f"{label}:{mark.line + 1}" if mark else label
-    return _unreadable(source, f"is not YAML: {text}", _mend(text))
+    if mark is None:
+        return _unreadable(label, f"is not YAML: {text}", _mend(text))
+    line = next(islice(io.StringIO(content), mark.line, None), "")
+    tab = "\t" in line[: len(line) - len(line.lstrip())]
+    mend = "indent with spaces, not with tabs" if tab else _mend(text)
+    return _unreadable(f"{label}:{mark.line + 1}", f"is not YAML: {text}", mend)
 
 
 def _mend(text: str) -> str:

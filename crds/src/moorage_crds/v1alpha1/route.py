@@ -206,12 +206,8 @@ class RuleDefaults(Resource):
     """Stops calling an upstream that fails; only where there is an upstream hop."""
 
 
-class RouteRule(RuleDefaults):
-    """One shape of request: methods and a path under the Route's prefix.
-
-    Where several rules fit a path, the one whose first differing segment is more literal is taken:
-    a literal segment before a `{name}`, and that before `/**`.
-    """
+class RuleMatch(Resource):
+    """Which requests a rule is about."""
 
     name: RuleName
     """Unique among the module's rules; a handler of the module binds to it."""
@@ -221,6 +217,14 @@ class RouteRule(RuleDefaults):
     """Below the Route's prefix, by segments: `{name}` captures one, a last `/**` takes the rest."""
     rewrite: RulePath | None = None
     """The path that the upstream sees; it may use the captures of `path`."""
+
+
+class RouteRule(RuleDefaults, RuleMatch):
+    """One shape of request: methods and a path under the Route's prefix.
+
+    Where several rules fit a path, the one whose first differing segment is more literal is taken:
+    a literal segment before a `{name}`, and that before `/**`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +244,20 @@ class EffectiveRule:
     max_body_bytes: int
 
 
-class RouteSpec(RuleDefaults):
+class RouteTarget(Resource):
+    """Which module answers, and where."""
+
+    module: ModuleName
+    """The Module of the same namespace that answers. It cannot be changed later."""
+    hosts: Annotated[list[Host], Field(max_length=16), Unique()] = Field(default_factory=list)
+    """Host names, `*.example.com` for all below one. Absent: every host of the edge."""
+    prefix: Prefix = "/"
+    """Literal segments that stand before every rule's path."""
+    rules: Annotated[list[RouteRule], Field(min_length=1, max_length=64), Unique(("name",))]
+    """What matches no rule is answered with 404."""
+
+
+class RouteSpec(RuleDefaults, RouteTarget):
     """Which module answers, under which hosts and prefix, and its rules."""
 
     validations = (
@@ -263,15 +280,6 @@ class RouteSpec(RuleDefaults):
             field="rules",
         ),
     )
-
-    module: ModuleName
-    """The Module of the same namespace that answers. It cannot be changed later."""
-    hosts: Annotated[list[Host], Field(max_length=16), Unique()] = Field(default_factory=list)
-    """Host names, `*.example.com` for all below one. Absent: every host of the edge."""
-    prefix: Prefix = "/"
-    """Literal segments that stand before every rule's path."""
-    rules: Annotated[list[RouteRule], Field(min_length=1, max_length=64), Unique(("name",))]
-    """What matches no rule is answered with 404."""
 
     def effective(self, rule: RouteRule) -> EffectiveRule:
         """`rule` as the guard enforces it.

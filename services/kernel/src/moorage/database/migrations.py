@@ -1,0 +1,379 @@
+"""Migrations: one Alembic environment for every module.
+
+A module's migrations are package data, ``<package>/migrations/versions/*.py``; there is no ``env.py`` to
+copy. One migrator works at a time (an advisory lock, polled outside any transaction: waiting inside one would
+deadlock with ``CREATE INDEX CONCURRENTLY``). Each migration is a transaction of its own together with the
+note of its number, so that a migrator killed at any point leaves the last whole migration, unless the
+migration itself uses ``op.get_context().autocommit_block()``.
+
+A migration that needs longer than the default says so at its top: ``timeout_s = 600``.
+"""
+
+import asyncio
+import contextlib
+import io
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from alembic.config import Config
+from alembic.operations import Operations
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+from alembic.script import Script, ScriptDirectory
+from alembic.util import CommandError
+from pydantic import SecretStr
+from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from moorage.database.pool import async_url
+
+VERSION_TABLE: Final = "alembic_version"
+RECORD_TABLE: Final = "moorage_migrations"
+"""One row for each revision of the Module whose migrations were finished; the operator reads it."""
+_POLL: Final = 0.25
+_LOCK_TIMEOUT_MS: Final = 5_000
+"""Longest wait of a migration for a table's lock: behind a waiting ALTER TABLE every query of the app
+queues up.
+"""
+
+Report = Callable[[dict[str, Any]], None]
+"""Gets what happens, as ``{"event": "applied", "migration": "0002", …}``."""
+
+
+class MigrationError(Exception):
+    """Migrations cannot be read or one failed; the text names it, its file and the database's words, no
+    values.
+    """
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One migration: its number, first line of its docstring, and file."""
+
+    revision: str
+    title: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a schema stands: the last migration that ran (``None``: none), and those still to run, in
+    order.
+    """
+
+    current: str | None
+    head: str | None
+    pending: tuple[Migration, ...] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to migrate; times in seconds."""
+
+    schema: str | None = None
+    """Pins ``search_path``; ``None``: the role's own."""
+    timeout: float = 30.0
+    """Longest statement, unless the migration sets ``timeout_s``."""
+    wait: float = 300.0
+    """Longest wait for another migrator of the same schema."""
+    revision: str | None = None
+    """The Module's revision to record when everything has run."""
+    version: str | None = None
+
+
+@dataclass
+class Migrator:
+    """The migrations of one package against one database.
+
+    Args:
+        package: name of the module's package; it is found, not imported.
+        dsn: of the schema's owner, straight to the server (no pooler).
+    """
+
+    package: str
+    dsn: SecretStr
+    options: Options = field(default_factory=Options)
+    report: Report = lambda _: None
+
+    async def status(self) -> Status:
+        """What has run and what would; changes nothing.
+
+        Raises:
+            MigrationError: see there.
+        """
+        with _explained():
+            async with self._connection() as connection:
+                return await connection.run_sync(self._status, self._script())
+
+    async def upgrade(self) -> Status:
+        """Run what is pending, record the revision, and return where the schema stands then.
+
+        Raises:
+            MigrationError: one failed; those before it have run and stay.
+            TimeoutError: another migrator did not finish within ``options.wait``.
+        """
+        script = self._script()
+        with _explained():
+            async with self._connection() as connection, self._lock(connection):
+                await connection.run_sync(self._upgrade, script)
+                await self._record(connection, script.get_current_head())
+                return await connection.run_sync(self._status, script)
+
+    def sql(self, out: TextIO) -> None:
+        """Write all migrations as SQL, for a person to read or run, without a database.
+
+        Raises:
+            MigrationError: a migration reads from the database, which cannot be written down.
+        """
+        script = self._script()
+        environment = EnvironmentContext(
+            Config(), script, fn=lambda rev, _: script._upgrade_revs("heads", rev), as_sql=True
+        )
+        with _explained(), environment:
+            environment.configure(
+                dialect_name="postgresql",
+                literal_binds=True,
+                output_buffer=out,
+                transaction_per_migration=True,
+                version_table=VERSION_TABLE,
+            )
+            if self.options.schema is not None:
+                out.write(f"SET search_path = {_quoted(self.options.schema)};\n\n")
+            environment.run_migrations()
+
+    # -- the scripts
+
+    def _script(self) -> ScriptDirectory:
+        """The package's migrations; a package without any has an empty list."""
+        script = ScriptDirectory(str(migrations_folder(self.package)))
+        with _explained():
+            heads = script.get_heads()
+        if len(heads) > 1:
+            raise MigrationError(
+                f"package {self.package} has several last migrations ({', '.join(sorted(heads))}); "
+                f"let one of them follow the other (its down_revision)"
+            )
+        return script
+
+    def _status(self, connection: Connection, script: ScriptDirectory) -> Status:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        current = context.get_current_heads()
+        connection.rollback()
+        self._check_known(script, current)
+        # A tuple of heads is what it takes, whatever its annotation says.
+        steps = script._upgrade_revs("heads", current)  # type: ignore[arg-type]
+        pending = tuple(_migration(step.revision) for step in steps)
+        return Status(current[0] if current else None, script.get_current_head(), pending)
+
+    def _check_known(self, script: ScriptDirectory, current: tuple[str, ...]) -> None:
+        known = {revision.revision for revision in script.walk_revisions()}
+        for revision in current:
+            if revision not in known:
+                raise MigrationError(
+                    f"the schema is at migration {revision}, which this version of {self.package} does "
+                    f"not have: a newer version migrated it; deploy that version, or restore the schema"
+                )
+
+    # -- running them
+
+    def _upgrade(self, connection: Connection, script: ScriptDirectory) -> None:
+        running = _Running(connection, self.options.timeout, self.report)
+
+        def steps(heads: Any, context: MigrationContext) -> Iterator[Any]:
+            self._check_known(script, context.get_current_heads())
+            for step in script._upgrade_revs("heads", heads):
+                with running.step(step):
+                    yield step
+
+        environment = EnvironmentContext(Config(), script, fn=steps)
+        with environment, running:
+            environment.configure(
+                connection=connection, transaction_per_migration=True, version_table=VERSION_TABLE
+            )
+            with Operations.context(environment.get_context()):
+                environment.get_context().run_migrations()
+        connection.commit()
+
+    async def _record(self, connection: AsyncConnection, head: str | None) -> None:
+        """Note that everything of the Module's revision has run; also when there was nothing to run."""
+        await connection.execute(
+            text(
+                f"CREATE TABLE IF NOT EXISTS {RECORD_TABLE} (revision text PRIMARY KEY, head text, version text, "
+                f"applied_at timestamptz NOT NULL DEFAULT now())"
+            )
+        )
+        if self.options.revision:
+            await connection.execute(
+                text(
+                    f"INSERT INTO {RECORD_TABLE} (revision, head, version) "  # noqa: S608 - the name is a constant
+                    f"VALUES (:revision, :head, :version) ON CONFLICT (revision) DO UPDATE "
+                    f"SET head = excluded.head, version = excluded.version, applied_at = now()"
+                ),
+                {"revision": self.options.revision, "head": head, "version": self.options.version},
+            )
+        await connection.commit()
+
+    # -- connection and lock
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        settings = {
+            "application_name": f"moorage-migrate {self.package}",
+            "timezone": "UTC",
+            "lock_timeout": str(_LOCK_TIMEOUT_MS),
+        }
+        if self.options.schema is not None:
+            settings["search_path"] = _quoted(self.options.schema)
+        engine = create_async_engine(
+            async_url(self.dsn),
+            poolclass=NullPool,
+            hide_parameters=True,
+            connect_args={"server_settings": settings},
+        )
+        try:
+            async with engine.connect() as connection:
+                yield connection
+        finally:
+            await engine.dispose()
+
+    @contextlib.asynccontextmanager
+    async def _lock(self, connection: AsyncConnection) -> AsyncIterator[None]:
+        """Be the only migrator of the schema. The lock goes with the session: a killed migrator leaves
+        none.
+        """
+        deadline = time.monotonic() + self.options.wait
+        told = False
+        while not await self._try_lock(connection):
+            if not told:
+                self.report({"event": "waiting", "message": "another migrator works on this schema"})
+                told = True
+            if time.monotonic() > deadline:
+                raise MigrationError(
+                    f"another migrator has held this schema for {self.options.wait:g} s; see pg_stat_activity "
+                    f"for application_name 'moorage-migrate {self.package}'"
+                )
+            await asyncio.sleep(_POLL)
+        yield  # released with the session: nothing may run between the last commit and that
+
+    @staticmethod
+    async def _try_lock(connection: AsyncConnection) -> bool:
+        got = await connection.scalar(
+            text("SELECT pg_try_advisory_lock(hashtextextended('moorage-migrate:' || current_schema(), 0))")
+        )
+        await connection.commit()  # never wait inside a transaction
+        return bool(got)
+
+
+class _Running:
+    """The migration that runs at the moment: its time limit, its report, and its name when it fails."""
+
+    def __init__(self, connection: Connection, timeout: float, report: Report) -> None:
+        self._connection = connection
+        self._default = timeout
+        self._timeout = timeout
+        self._report = report
+        self._current: Migration | None = None
+
+    def __enter__(self) -> "_Running":
+        event.listen(self._connection, "begin", self._limit)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        event.remove(self._connection, "begin", self._limit)
+        if error is not None and self._current is not None and not isinstance(error, MigrationError):
+            where = f"migration {self._current.revision} ({self._current.file})"
+            if not isinstance(error, Exception):
+                return
+            raise MigrationError(f"{where} failed: {_words(error)}") from error
+
+    @contextlib.contextmanager
+    def step(self, step: Any) -> Iterator[None]:
+        """One migration, from before its transaction until the next one is asked for."""
+        script: Script = step.revision
+        self._current = _migration(script)
+        self._timeout = float(getattr(script.module, "timeout_s", self._default))
+        began = time.monotonic()
+        self._report({"event": "applying", "migration": self._current.revision, "title": self._current.title})
+        yield
+        self._report(
+            {
+                "event": "applied",
+                "migration": self._current.revision,
+                "seconds": round(time.monotonic() - began, 3),
+            }
+        )
+        self._current = None
+
+    def _limit(self, connection: Connection) -> None:
+        """At the start of every transaction, since another migration may have another limit; for the session, since
+        a statement in an autocommit block is in none.
+        """
+        connection.exec_driver_sql(f"SET statement_timeout = {round(self._timeout * 1000)}")
+
+
+def migrations_folder(package: str) -> Path:
+    """Where *package* keeps its migrations; found without importing it.
+
+    Raises:
+        MigrationError: there is no such package, or no such folder in it.
+    """
+    try:
+        spec = find_spec(package.partition(".")[0])
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise MigrationError(
+            f"there is no package {package!r}; is it installed, or its folder on PYTHONPATH?"
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))) / "migrations"
+    if not (folder / "versions").is_dir():
+        raise MigrationError(
+            f"package {package} has no folder migrations/versions; make it, "
+            f"or set spec.database.migrations: none"
+        )
+    return folder
+
+
+def _migration(script: Script) -> Migration:
+    path = Path(script.path)
+    title = (script.doc or "").strip().splitlines()
+    return Migration(script.revision, title[0] if title else "", "/".join(path.parts[-4:]))
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what Alembic and the database raise into a `MigrationError` without values or DSNs."""
+    try:
+        yield
+    except CommandError as error:
+        raise MigrationError(f"the migrations cannot be read: {error}") from error
+    except DBAPIError as error:
+        raise MigrationError(_words(error)) from error
+    except OSError as error:
+        raise MigrationError(f"the database does not answer: {error.strerror or error}") from error
+
+
+def _words(error: BaseException) -> str:
+    """The database's own words; of any other error its type and text. Never the statement's values."""
+    origin = getattr(error, "orig", None)
+    cause = getattr(origin, "__cause__", None) or origin or error
+    said = str(cause).strip() or type(cause).__name__
+    detail = getattr(cause, "hint", None)
+    return f"{type(cause).__name__}: {said.splitlines()[0]}" + (f" (hint: {detail})" if detail else "")
+
+
+def _quoted(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def as_sql(migrator: Migrator) -> str:
+    """`Migrator.sql` as a string."""
+    out = io.StringIO()
+    migrator.sql(out)
+    return out.getvalue()

@@ -1,0 +1,210 @@
+"""Migrations on a real PostgreSQL: in order, one migrator at a time, nothing half-made."""
+
+import asyncio
+import secrets
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from pydantic import SecretStr
+
+from moorage.database.embedded import EmbeddedPostgres
+from moorage.database.migrations import MigrationError, Migrator, Options, as_sql
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
+    embedded = EmbeddedPostgres(tmp_path_factory.mktemp("pg"))
+    await embedded.start()
+    yield embedded
+    await embedded.stop()
+    embedded.purge()
+
+
+@pytest.fixture
+async def dsn(server: EmbeddedPostgres) -> str:
+    """A schema ``a-b_c`` (a name that needs quoting) and its owner."""
+    name = f"m_{secrets.token_hex(6)}"
+    connection = await asyncpg.connect(server.dsn)
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
+    await connection.close()
+    connection = await asyncpg.connect(server.dsn.rpartition("/")[0] + f"/{name}")
+    await connection.execute(f'CREATE SCHEMA "a-b_c" AUTHORIZATION {name}')
+    await connection.close()
+    return f"postgresql://{name}:x@127.0.0.1:{server.port}/{name}"
+
+
+class Package:
+    """A package with migrations, on the path for the length of a test."""
+
+    def __init__(self, root: Path) -> None:
+        self.name = f"shop_{secrets.token_hex(4)}"
+        self.versions = root / self.name / "migrations" / "versions"
+        self.versions.mkdir(parents=True)
+        (root / self.name / "__init__.py").write_text(
+            "raise RuntimeError('a migrator does not import the module')"
+        )
+        self._last: str | None = None
+
+    def add(self, number: str, upgrade: str, *, after: str | None = "last", top: str = "") -> None:
+        down = self._last if after == "last" else after
+        self._last = number
+        body = textwrap.indent(textwrap.dedent(upgrade).strip() or "pass", "    ")
+        (self.versions / f"{number}_step.py").write_text(
+            f'"""Step {number}."""\nimport time\nfrom alembic import op\nimport sqlalchemy as sa\n{top}\n'
+            f"revision = {number!r}\ndown_revision = {down!r}\n\ndef upgrade():\n{body}\n"
+        )
+
+    def migrator(self, dsn: str, **options: object) -> Migrator:
+        self.events: list[dict[str, object]] = []
+        wanted = Options(schema="a-b_c", **options)  # type: ignore[arg-type]
+        return Migrator(self.name, SecretStr(dsn), wanted, self.events.append)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package]:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield Package(tmp_path)
+    for name in [name for name in sys.modules if name.startswith("shop_")]:
+        del sys.modules[name]
+
+
+async def query(dsn: str, statement: str) -> list[object]:
+    connection = await asyncpg.connect(dsn, server_settings={"search_path": '"a-b_c"'})
+    try:
+        return [row[0] for row in await connection.fetch(statement)]
+    finally:
+        await connection.close()
+
+
+TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'a-b_c' ORDER BY 1"
+
+
+async def test_pending_migrations_run_in_order_into_the_schema_and_once(package: Package, dsn: str) -> None:
+    package.add("0001", "op.create_table('post', sa.Column('id', sa.Integer, primary_key=True))")
+    package.add("0002", "op.add_column('post', sa.Column('title', sa.Text))")
+    migrator = package.migrator(dsn, revision="r1", version="1.0.0")
+    before = await migrator.status()
+    assert (before.current, [m.revision for m in before.pending]) == (None, ["0001", "0002"])
+    assert await query(dsn, TABLES) == []
+    after = await migrator.upgrade()
+    assert (after.current, after.head, after.pending) == ("0002", "0002", ())
+    assert await query(dsn, TABLES) == ["alembic_version", "moorage_migrations", "post"]
+    assert await query(dsn, "SELECT revision || ' ' || head FROM moorage_migrations") == ["r1 0002"]
+    await migrator.upgrade()
+    applied = [event["migration"] for event in package.events if event["event"] == "applied"]
+    assert applied == ["0001", "0002"]
+
+
+async def test_a_failed_migration_leaves_those_before_it_and_nothing_of_its_own(
+    package: Package, dsn: str
+) -> None:
+    package.add("0001", "op.create_table('post', sa.Column('id', sa.Integer))")
+    package.add(
+        "0002", "op.create_table('half', sa.Column('id', sa.Integer)); op.execute('SELECT 1 FROM missing')"
+    )
+    package.add("0003", "op.create_table('never', sa.Column('id', sa.Integer))")
+    migrator = package.migrator(dsn, revision="r1")
+    with pytest.raises(MigrationError) as caught:
+        await migrator.upgrade()
+    assert "0002" in str(caught.value)
+    assert '"missing" does not exist' in str(caught.value)
+    assert "migrations/versions/0002_step.py" in str(caught.value)
+    assert "post" in await query(dsn, TABLES)
+    assert not {"half", "never", "moorage_migrations"} & set(await query(dsn, TABLES))
+    assert (await migrator.status()).current == "0001"
+    package.add("0002", "op.create_table('whole', sa.Column('id', sa.Integer))", after="0001")
+    assert (await package.migrator(dsn).upgrade()).current == "0003"
+
+
+async def test_twenty_migrators_at_once_apply_each_migration_once(package: Package, dsn: str) -> None:
+    package.add("0001", "op.create_table('post', sa.Column('id', sa.Integer)); time.sleep(0.3)")
+    package.add("0002", "op.execute('INSERT INTO post VALUES (1)')")
+    await asyncio.gather(*(package.migrator(dsn, revision="r1").upgrade() for _ in range(20)))
+    assert await query(dsn, "SELECT count(*) FROM post") == [1]
+
+
+async def test_a_migrator_that_waits_too_long_says_for_what(package: Package, dsn: str) -> None:
+    package.add("0001", "pass")
+    first = await asyncpg.connect(dsn, server_settings={"search_path": '"a-b_c"'})
+    await first.execute(
+        "SELECT pg_advisory_lock(hashtextextended('moorage-migrate:' || current_schema(), 0))"
+    )
+    with pytest.raises(MigrationError, match="another migrator has held"):
+        await package.migrator(dsn, wait=0.1).upgrade()
+    await first.close()
+
+
+async def test_an_index_is_built_concurrently_outside_a_transaction(package: Package, dsn: str) -> None:
+    package.add("0001", "op.create_table('post', sa.Column('id', sa.Integer))")
+    package.add(
+        "0002",
+        """
+        with op.get_context().autocommit_block():
+            op.create_index('post_id', 'post', ['id'], postgresql_concurrently=True)
+        """,
+    )
+    await asyncio.gather(*(package.migrator(dsn).upgrade() for _ in range(3)))
+    assert "post_id" in await query(dsn, "SELECT indexname FROM pg_indexes WHERE schemaname = 'a-b_c'")
+
+
+async def test_a_statement_ends_after_the_timeout_that_the_migration_names(
+    package: Package, dsn: str
+) -> None:
+    package.add("0001", "op.execute('SELECT pg_sleep(1)')", top="timeout_s = 0.2")
+    with pytest.raises(MigrationError, match=r"0001.*statement timeout"):
+        await package.migrator(dsn).upgrade()
+    package.add("0001", "op.execute('SELECT pg_sleep(0.4)')", top="timeout_s = 30", after=None)
+    assert (await package.migrator(dsn, timeout=0.1).upgrade()).current == "0001"
+
+
+async def test_a_schema_that_a_newer_version_migrated_is_refused(package: Package, dsn: str) -> None:
+    package.add("0001", "pass")
+    package.add("0002", "pass")
+    await package.migrator(dsn).upgrade()
+    (package.versions / "0002_step.py").unlink()
+    with pytest.raises(MigrationError, match=r"at migration 0002, which this version .* does not have"):
+        await package.migrator(dsn).upgrade()
+
+
+async def test_two_last_migrations_are_refused_by_name(package: Package, dsn: str) -> None:
+    package.add("0001", "pass")
+    package.add("0002", "pass", after="0001")
+    package.add("0003", "pass", after="0001")
+    with pytest.raises(MigrationError, match=r"0002, 0003"):
+        await package.migrator(dsn).status()
+
+
+async def test_errors_name_neither_password_nor_values(package: Package, dsn: str) -> None:
+    package.add("0001", "op.execute(sa.text('SELECT missing(:v)').bindparams(v='hunter2'))")
+    with pytest.raises(MigrationError) as caught:
+        await package.migrator(dsn).upgrade()
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(MigrationError) as caught:
+        await package.migrator("postgresql://me:sesame@127.0.0.1:9/none").upgrade()
+    assert "sesame" not in str(caught.value)
+
+
+def test_the_sql_can_be_written_without_a_database(package: Package) -> None:
+    package.add("0001", "op.create_table('post', sa.Column('id', sa.Integer))")
+    written = as_sql(package.migrator("postgresql://nobody@127.0.0.1:9/none"))
+    assert 'SET search_path = "a-b_c";' in written
+    assert "CREATE TABLE post" in written
+    assert "INSERT INTO alembic_version" in written
+
+
+def test_a_package_without_migrations_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bare_pkg").mkdir()
+    (tmp_path / "bare_pkg" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MigrationError, match="no folder migrations/versions"):
+        as_sql(Migrator("bare_pkg", SecretStr("")))
+    with pytest.raises(MigrationError, match="no package 'nowhere_pkg'"):
+        as_sql(Migrator("nowhere_pkg", SecretStr("")))

@@ -23,6 +23,7 @@ class Shown:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.said: list[str] = []
+        self.open = False
 
     def log(self, name: str, line: str) -> None:
         self.lines.append(f"{name}: {line}")

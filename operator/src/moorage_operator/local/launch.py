@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 PLATFORM_PREFIXES: Final = ("MOORAGE_", "DATABASE_", "SERVER_", "ADMIN_", "UPSTREAM_", "GATEWAY_")
+ENTRY: Final = "moorage.cli:main"
 PLATFORM_NAMES: Final = frozenset({"HOST", "PORT", "REDIS_URL", "KAFKA_BROKERS"})
 
 
@@ -52,7 +53,7 @@ class Launch:
 
 def moorage(name: str, *args: str, env: Mapping[str, str], cwd: Path, path: tuple[Path, ...] = ()) -> Launch:
     """The command ``moorage *args`` as a fork of the zygote, which has it imported already."""
-    return Launch(name=name, argv=("moorage", *args), env=env, cwd=cwd, entry="moorage.cli:main", path=path)
+    return Launch(name=name, argv=("moorage", *args), env=env, cwd=cwd, entry=ENTRY, path=path)
 
 
 def base_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:

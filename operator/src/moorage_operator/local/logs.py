@@ -17,6 +17,10 @@ _REMEMBERED: Final = 30
 class Sink(Protocol):
     """Where lines are shown."""
 
+    @property
+    def open(self) -> bool:
+        """Whether lines are shown now."""
+
     def log(self, name: str, line: str) -> None:
         """Show *line* of the process *name*."""
 
@@ -44,6 +48,11 @@ class Log:
         """Take lines until the process and all that share its output are gone."""
         while (line := await read_line(output)) is not None:
             self.line(line)
+
+    @property
+    def shown(self) -> bool:
+        """Whether a person sees the lines as they come."""
+        return self._sink.open
 
     def recent(self, count: int) -> list[str]:
         """The last *count* lines (at most 30)."""

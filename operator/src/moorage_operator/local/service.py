@@ -177,7 +177,7 @@ class Service:
             self._output = None
 
     def _report(self, what: str) -> str:
-        last = self.log.recent(8)
+        last = [] if self.log.shown else self.log.recent(8)
         return "\n    ".join([what + (", last lines:" if last else ""), *last])
 
 

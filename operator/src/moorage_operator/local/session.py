@@ -30,11 +30,20 @@ class LogView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self.open = console.verbose
+        self._open = console.verbose
+
+    @property
+    def open(self) -> bool:
+        """Whether it is time."""
+        return self._open
+
+    def show(self, wanted: bool = True) -> None:
+        """Begin, or end, to show lines."""
+        self._open = wanted
 
     def log(self, name: str, line: str) -> None:
         """Show *line* if it is time."""
-        if self.open:
+        if self._open:
             self._console.log(name, line)
 
 
@@ -98,7 +107,7 @@ class Session:
             await self._start_storage()
         runners = [self._make(module) for module in modules]
         prepared = [runner for runner in runners if await self._attempt(runner, runner.prepare())]
-        await asyncio.gather(*(self._start(runner) for runner in prepared))
+        await asyncio.gather(*(self._start(runner, "serves") for runner in prepared))
 
     async def reprepare(self, runner: Runner) -> bool:
         """Database, migrations and files anew while the old process serves; whether that worked."""
@@ -109,7 +118,7 @@ class Session:
     async def restart(self, runner: Runner) -> bool:
         """Stop a module's process and start it anew; whether it is ready again."""
         await runner.service.stop()
-        return await self._start(runner)
+        return await self._start(runner, "was restarted and serves")
 
     async def remove(self, runner: Runner) -> None:
         """Stop a module for good; its data stay."""
@@ -171,11 +180,11 @@ class Session:
         )
         return runner
 
-    async def _start(self, runner: Runner) -> bool:
+    async def _start(self, runner: Runner, does: str) -> bool:
         began = time.monotonic()
         if not await self._attempt(runner, runner.service.start()):
             return False
-        self.console.done(f"{runner.module.label} serves on {runner.url}", time.monotonic() - began)
+        self.console.done(f"{runner.module.label} {does} on {runner.url}", time.monotonic() - began)
         await runner.inspect()
         return True
 

@@ -65,6 +65,7 @@ class Watcher:
         self._session = session
         self._read = read
         self._say = session.console.say
+        self._acted = False
 
     async def run(self) -> None:
         """Follow changes until cancelled."""
@@ -74,13 +75,14 @@ class Watcher:
     async def apply(self, saved: Saved) -> None:
         """Do what *saved* asks for, module by module, and say it."""
         self._say(f"↻ {saved.names} changed", "bold")
+        self._acted = False
         anew: set[tuple[str, str]] = set()
         if saved.manifests:
             catalog = self._read()
             if catalog.errors:
                 for problem in catalog.problems:
                     self._session.console.error(str(problem))
-                self._say("  what runs keeps running as it was, until the files are mended")
+                self._act("what runs keeps running as it was, until the files are mended")
             else:
                 anew = await self._follow_manifests(catalog)
         for runner in list(self._session.runners.values()):
@@ -90,7 +92,15 @@ class Watcher:
             elif touched:
                 migrations = any("migrations" in path.parts for path in touched)
                 await self._renew(runner, prepare=migrations or runner.problem is not None)
-        self._session.update_gateway()
+        if self._session.update_gateway():
+            self._act("the gateway has the new routes")
+        if not self._acted:
+            self._act("nothing to do")
+
+    def _act(self, text: str) -> None:
+        """Say what was done, or why nothing was."""
+        self._acted = True
+        self._say(f"  {text}")
 
     async def _follow_manifests(self, catalog: Catalog) -> set[tuple[str, str]]:
         """Add, remove and update modules; the keys of those that have to be started anew."""
@@ -98,7 +108,7 @@ class Watcher:
         for key, runner in list(self._session.runners.items()):
             if key not in wanted:
                 await self._session.remove(runner)
-                self._say(f"  {runner.module.label}: stopped, its Module is gone (its data stay)")
+                self._act(f"{runner.module.label}: stopped, its Module is gone (its data stay)")
         anew: set[tuple[str, str]] = set()
         for key, runner in self._session.runners.items():
             old, runner.module = runner.module, wanted[key]
@@ -107,15 +117,17 @@ class Watcher:
             else:
                 await self._follow_policy(runner)
         added = [module for key, module in wanted.items() if key not in self._session.runners]
-        await self._session.add(added)
+        if added:
+            self._acted = True
+            await self._session.add(added)
         return anew
 
     async def _follow_policy(self, runner: Runner) -> None:
         sequence = runner.rewrite_policy()
+        label = runner.module.label
         if sequence is None:
             return
-        label = runner.module.label
-        self._say(f"  {label}: policy {sequence} signed and written; the process keeps running")
+        self._act(f"{label}: policy {sequence} signed and written; the process keeps running")
         if runner.module.module.spec.app is not None and not await runner.policy_in_force(sequence):
             self._session.console.warn(
                 f"{label}: its guard has not loaded policy {sequence} yet; see its log"
@@ -124,13 +136,12 @@ class Watcher:
 
     async def _renew(self, runner: Runner, *, prepare: bool) -> None:
         label = runner.module.label
+        self._acted = True
         if prepare and not await self._session.reprepare(runner):
             if runner.service.pid is not None:
                 self._say(f"  {label}: the old process keeps running")
             return
-        if await self._session.restart(runner):
-            self._say(f"  {label}: restarted")
-        else:
+        if not await self._session.restart(runner):
             self._say(f"  {label}: does not run; save a file to try again")
 
 

@@ -54,9 +54,9 @@ _CHUNK: Final = 65536
 
 
 def preload() -> None:
-    """Import what modules will need; what is not installed is left to the process that misses it."""
+    """Import what modules will need; what fails to be imported is left to the process that misses it."""
     for name in PRELOAD:
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(Exception):
             importlib.import_module(name)
 
 

@@ -26,7 +26,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from alembic.util import CommandError
 from pydantic import SecretStr
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -192,7 +192,7 @@ class Migrator:
                     yield step
 
         environment = EnvironmentContext(Config(), script, fn=steps)
-        with environment, running:
+        with environment, running.named():
             environment.configure(
                 connection=connection, transaction_per_migration=True, version_table=VERSION_TABLE
             )
@@ -276,20 +276,20 @@ class _Running:
     def __init__(self, connection: Connection, timeout: float, report: Report) -> None:
         self._connection = connection
         self._default = timeout
-        self._timeout = timeout
         self._report = report
         self._current: Migration | None = None
 
-    def __enter__(self) -> "_Running":
-        event.listen(self._connection, "begin", self._limit)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        event.remove(self._connection, "begin", self._limit)
-        if error is not None and self._current is not None and not isinstance(error, MigrationError):
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Give an error the name of the migration in which it was raised."""
+        try:
+            yield
+        except MigrationError:
+            raise
+        except Exception as error:
+            if self._current is None:
+                raise
             where = f"migration {self._current.revision} ({self._current.file})"
-            if not isinstance(error, Exception):
-                return
             raise MigrationError(f"{where} failed: {_words(error)}") from error
 
     @contextlib.contextmanager
@@ -297,24 +297,25 @@ class _Running:
         """One migration, from before its transaction until the next one is asked for."""
         script: Script = step.revision
         self._current = _migration(script)
-        self._timeout = float(getattr(script.module, "timeout_s", self._default))
+        timeout = float(getattr(script.module, "timeout_s", self._default))
+        step.migration_fn = self._limited(step.migration_fn, timeout)
         began = time.monotonic()
         self._report({"event": "applying", "migration": self._current.revision, "title": self._current.title})
         yield
-        self._report(
-            {
-                "event": "applied",
-                "migration": self._current.revision,
-                "seconds": round(time.monotonic() - began, 3),
-            }
-        )
+        took = round(time.monotonic() - began, 3)
+        self._report({"event": "applied", "migration": self._current.revision, "seconds": took})
         self._current = None
 
-    def _limit(self, connection: Connection) -> None:
-        """At the start of every transaction, since another migration may have another limit; for the session, since
-        a statement in an autocommit block is in none.
+    def _limited(self, upgrade: Callable[..., None], timeout: float) -> Callable[..., None]:
+        """*upgrade* with a limit on each statement; for the session, since an autocommit block leaves the
+        transaction.
         """
-        connection.exec_driver_sql(f"SET statement_timeout = {round(self._timeout * 1000)}")
+
+        def run(**arguments: Any) -> None:
+            self._connection.exec_driver_sql(f"SET statement_timeout = {round(timeout * 1000)}")
+            upgrade(**arguments)
+
+        return run
 
 
 def migrations_folder(package: str) -> Path:

@@ -25,7 +25,7 @@ _METHOD = re.compile(r"[A-Z]{1,32}(?:-[A-Z]{1,32})?")
 _NEVER: Final = frozenset({"CONNECT", "TRACE", "TRACK"})
 """Tunnels, and echoes that show a browser's hidden headers to scripts."""
 _CAPTURE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,62})\}")
-_LITERAL = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@-]+")
+_LITERAL = re.compile(r"[A-Za-z0-9._~!$&'()+,=:@-]+")
 
 
 class Pattern(Protocol):
@@ -65,7 +65,7 @@ def segments(path: str) -> tuple[str, ...]:
         elif part == REST:
             if position != len(parts) - 1:
                 raise PatternError(f"path {path}: ** can only be the last segment")
-        elif _LITERAL.fullmatch(part) is None or part == "*" or not part.strip("."):
+        elif _LITERAL.fullmatch(part) is None or not part.strip("."):
             raise PatternError(
                 f"path {path}: {part or 'an empty segment'} is neither literal, {{name}} nor a last **"
             )

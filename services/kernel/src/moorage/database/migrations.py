@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+import asyncpg  # type: ignore[import-untyped]  # has neither stubs nor py.typed
 from alembic.config import Config
 from alembic.operations import Operations
 from alembic.runtime.environment import EnvironmentContext
@@ -355,9 +356,13 @@ def _explained() -> Iterator[None]:
     except CommandError as error:
         raise MigrationError(f"the migrations cannot be read: {error}") from error
     except DBAPIError as error:
+        raise MigrationError(_words(error), unreachable=error.connection_invalidated) from error
+    except asyncpg.CannotConnectNowError as error:
+        raise MigrationError(f"it is starting or stopping ({error})", unreachable=True) from error
+    except asyncpg.PostgresError as error:
         raise MigrationError(_words(error)) from error
     except OSError as error:
-        raise MigrationError(f"the database does not answer: {error.strerror or error}") from error
+        raise MigrationError(f"it does not answer ({error.strerror or error})", unreachable=True) from error
 
 
 def _words(error: BaseException) -> str:

@@ -1,0 +1,5 @@
+"""The module that the handlers belong to."""
+
+from moorage import Module
+
+module = Module("blog")

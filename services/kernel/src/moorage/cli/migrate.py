@@ -1,0 +1,137 @@
+"""``moorage migrate``."""
+
+import asyncio
+import contextlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from sqlalchemy.exc import SQLAlchemyError
+
+from moorage.config import ConfigError, Settings, load
+from moorage.database.migrations import MigrationError, Migrator, Options, Status
+
+TERMINATION_LOG: Final = Path("/dev/termination-log")
+"""kubelet shows what is written here as the container's termination message; the operator copies it to status."""
+_TERMINATION_LIMIT: Final = 4096  # bytes, kubelet's own limit
+_FIRST_PAUSE: Final = 0.25
+_LONGEST_PAUSE: Final = 5.0
+
+
+@click.command()
+@click.argument("app", metavar="PACKAGE[:OBJECT]")
+@click.option(
+    "--status", "show_status", is_flag=True, help="Show what has run and what would; change nothing."
+)
+@click.option("--dry-run", is_flag=True, help="The same as --status.")
+@click.option("--sql", is_flag=True, help="Print all migrations as SQL; needs no database.")
+@click.option("--wait", type=float, default=60.0, show_default=True, help="Seconds to wait for the database.")
+@click.option(
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Form of the output."
+)
+@click.option("--set", "overrides", multiple=True, metavar="GROUP.FIELD=VALUE", help="Override a setting.")
+def migrate(
+    app: str,
+    show_status: bool,
+    dry_run: bool,
+    sql: bool,
+    wait: float,
+    output: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Bring the schema of a module up to date, as the schema's owner.
+
+    Migrations are PACKAGE/migrations/versions/*.py. DATABASE_DSN names the owner (DATABASE_DIRECT_DSN, if set,
+    is preferred: a pooler must not be between), DATABASE_SCHEMA the schema. Each migration runs in a transaction
+    of its own; one that fails leaves those before it, and nothing of itself. Run it as often as you like.
+    """
+    package = app.partition(":")[0].partition(".")[0]
+    _find_packages()
+    try:
+        migrator = _migrator(package, load(overrides=overrides), output)
+        if sql:
+            migrator.sql(sys.stdout)
+            return
+        work = migrator.status if show_status or dry_run else migrator.upgrade
+        status = asyncio.run(_patiently(work, wait, migrator.report))
+    except (MigrationError, ConfigError, SQLAlchemyError) as error:
+        _leave_message(str(error))
+        if output == "json":
+            click.echo(json.dumps({"event": "failed", "message": str(error)}))
+        raise click.ClickException(str(error)) from None
+    _show(status, output)
+
+
+def _find_packages() -> None:
+    """The working directory and its ``src`` count as import paths, as for `serve`."""
+    for folder in (Path.cwd(), Path.cwd() / "src"):
+        if str(folder) not in sys.path and folder.is_dir():
+            sys.path.append(str(folder))
+
+
+def _migrator(package: str, settings: Settings, output: str) -> Migrator:
+    database, place = settings.database, settings.moorage
+    dsn = database.direct_dsn or database.dsn
+    if dsn is None:
+        raise ConfigError("database.dsn: not set; the environment variable is DATABASE_DSN")
+    options = Options(
+        schema=database.schema_,
+        timeout=database.migration_timeout,
+        wait=database.migration_wait,
+        revision=place.revision or None,
+        version=place.version,
+    )
+
+    def report(event: dict[str, Any]) -> None:
+        click.echo(json.dumps(event) if output == "json" else _line(event))
+
+    return Migrator(package, dsn, options, report)
+
+
+async def _patiently(work: Any, seconds: float, report: Any) -> Status:
+    """Run *work*; while the server cannot be reached, try again for *seconds*."""
+    loop = asyncio.get_running_loop()
+    deadline, pause, told = loop.time() + seconds, _FIRST_PAUSE, False
+    while True:
+        try:
+            status: Status = await work()
+        except MigrationError as error:
+            if not error.unreachable or loop.time() + pause > deadline:
+                raise
+            if not told:
+                report({"event": "waiting", "message": f"waiting for the database: {error}"})
+                told = True
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        else:
+            return status
+
+
+def _line(event: dict[str, Any]) -> str:
+    match event["event"]:
+        case "applying":
+            return f"applying {event['migration']}  {event['title']}"
+        case "applied":
+            return f"applied  {event['migration']}  ({event['seconds']:.2f} s)"
+        case _:
+            return str(event["message"])
+
+
+def _show(status: Status, output: str) -> None:
+    if output == "json":
+        click.echo(json.dumps({"event": "status", **asdict(status)}))
+        return
+    click.echo(
+        f"current: {status.current or '-'}  head: {status.head or '-'}  pending: {len(status.pending)}"
+    )
+    for migration in status.pending:
+        click.echo(f"  {migration.revision}  {migration.title}")
+
+
+def _leave_message(message: str) -> None:
+    with contextlib.suppress(OSError):  # outside a container there is none
+        if TERMINATION_LOG.exists():
+            TERMINATION_LOG.write_bytes(message.encode()[:_TERMINATION_LIMIT])

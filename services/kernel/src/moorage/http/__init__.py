@@ -1,0 +1,1 @@
+"""The HTTP host of a module: the guard decides, the handler is dispatched by the rule's name."""

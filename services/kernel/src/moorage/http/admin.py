@@ -1,0 +1,62 @@
+"""The admin port: health for the kubelet, metrics for Prometheus, the policy's state for the operator."""
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from moorage.errors import error_body
+from moorage.guard.engine import Guard
+from moorage.health import Health
+from moorage.http.answers import json_response
+from moorage.http.faults import from_http_exception
+from moorage.http.server import SECURITY_HEADERS
+from moorage.metrics import CONTENT_TYPE, Metrics
+
+
+def create_admin(health: Health, metrics: Metrics, guard: Guard) -> web.Application:
+    """The admin application; it stands on a port that no Service and no edge leads to."""
+
+    async def alive(_: web.Request) -> web.Response:
+        return json_response({"status": "ok"})
+
+    async def ready(_: web.Request) -> web.Response:
+        is_ready, problems = await health.ready()
+        if health.draining:
+            status = "draining"
+        elif not health.started:
+            status = "starting"
+        else:
+            status = "ready" if is_ready else "unready"
+        checks = {
+            name: {"ok": False, "error": problem} if problem else {"ok": True}
+            for name, problem in problems.items()
+        }
+        return json_response({"status": status, "checks": checks}, 200 if is_ready else 503)
+
+    async def exposition(_: web.Request) -> web.Response:
+        return web.Response(body=metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def policy(_: web.Request) -> web.Response:
+        return json_response(guard.status())
+
+    app = web.Application(middlewares=[_json_errors])
+    app.add_routes(
+        [
+            web.get("/healthz", alive),
+            web.get("/ready", ready),
+            web.get("/readyz", ready),
+            web.get("/metrics", exposition),
+            web.get("/policy", policy),
+        ]
+    )
+    return app
+
+
+@web.middleware
+async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        response = await handler(request)
+    except web.HTTPException as exc:
+        response = json_response(error_body(from_http_exception(exc), ""), exc.status)
+    for name, value in SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response

@@ -1,0 +1,30 @@
+"""From exceptions of libraries to the errors that callers see."""
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from moorage.errors import AppError, BadRequest, Invalid, TooLarge
+
+
+def invalid(exc: ValidationError, where: str, name: str = "") -> AppError:
+    """The error for values that pydantic refuses. Never shows the values: they may be secrets.
+
+    Args:
+        where: ``body`` or ``query``.
+        name: the parameter, if *exc* is about a single one.
+    """
+    problems = exc.errors(include_url=False, include_context=False, include_input=False)
+    if any(problem["type"] == "json_invalid" for problem in problems):
+        return BadRequest("The body is not JSON.", code="invalid_json", reason=problems[0]["msg"])
+    fields = {}
+    for problem in problems:
+        path = ".".join(str(part) for part in ((name,) if name else ()) + problem["loc"])
+        fields[path or where] = problem["msg"].removeprefix("Value error, ")
+    return Invalid(fields=fields, details={"in": where})
+
+
+def from_http_exception(exc: web.HTTPException) -> AppError:
+    """aiohttp's own refusals (a body too large, a bad Expect header) in our shape."""
+    if isinstance(exc, web.HTTPRequestEntityTooLarge):
+        return TooLarge(0)
+    return AppError(exc.reason, code=(exc.reason or "error").lower().replace(" ", "_"), status=exc.status)

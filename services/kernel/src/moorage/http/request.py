@@ -1,0 +1,100 @@
+"""What a handler may know of its request, and what the kernel keeps about it while it runs."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+
+from moorage.errors import BadRequest
+from moorage.guard.engine import Decision
+from moorage.guard.headers import has_identity, without_identity
+
+_MAX_PARAMETERS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Facts about the request, for handlers that need more than their parameters.
+
+    ``path`` is the normalised path that the guard judged, ``headers`` are without those by which a client
+    could claim an identity, ``client`` is the address that the guard trusts; ``None`` behind a Unix socket.
+    """
+
+    method: str
+    path: str
+    params: Mapping[str, str]
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    client: str | None
+    scheme: str
+    request_id: str
+    trace_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may take: body in bytes, seconds for the body to come and for the whole answer."""
+
+    max_body: int
+    read_timeout: float
+    timeout: float
+
+
+@dataclass(slots=True)
+class Context:
+    """One request on its way through a handler.
+
+    ``stack`` holds what has to be finished after the handler (a unit of work commits, or rolls back on an
+    error) and before the answer is sent; ``flush`` runs before the answer is made, ``run`` makes it where
+    lazily loaded attributes can be read.
+    """
+
+    web: web.BaseRequest
+    decision: Decision
+    limits: Limits
+    groups: Mapping[type, object]
+    stack: AsyncExitStack
+    resource: object = None
+    found: dict[type, object] = field(default_factory=dict)
+    before_answer: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    run: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None
+    _query: dict[str, list[str]] | None = None
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        """The query string's parameters, each with its values in order."""
+        if self._query is None:
+            self._query = parse_query(self.decision.target.query)
+        return self._query
+
+
+def parse_query(text: str) -> dict[str, list[str]]:
+    """Read a query string strictly: UTF-8 and no more parameters than anybody needs, else `BadRequest`."""
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_PARAMETERS, errors="strict")
+    except ValueError as exc:
+        raise BadRequest("The query string cannot be read.", reason=str(exc)) from None
+    values: dict[str, list[str]] = {}
+    for name, value in pairs:
+        values.setdefault(name, []).append(value)
+    return values
+
+
+def facts(context: Context) -> Request:
+    """The handler's view of the request."""
+    decision = context.decision
+    headers = context.web.headers
+    return Request(
+        method=decision.facts.method,
+        path=decision.target.path,
+        params=decision.params,
+        query={name: values[-1] for name, values in context.query.items()},
+        headers=without_identity(headers) if has_identity(headers) else headers,
+        client=decision.client.address,
+        scheme=decision.client.scheme,
+        request_id=decision.request_id,
+        trace_id=decision.trace.trace_id,
+    )

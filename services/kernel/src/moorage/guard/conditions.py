@@ -51,7 +51,7 @@ _TOKEN = re.compile(
                |"(?:[^"\\\r\n]|\\[^\r\n])*"|'(?:[^'\\\r\n]|\\[^\r\n])*')
     |(?P<number>[0-9]+(?:\.[0-9]+)?u?(?![A-Za-z0-9_]))
     |(?P<name>[A-Za-z_][A-Za-z0-9_]*)
-    |(?P<op>==|!=|<=|>=|&&|\|\||[-+*/%!<>?:.,()\[\]])""",
+    |(?P<op>==|!=|<=|>=|&&|\|\||/(?!/)|[-+*%!<>?:.,()\[\]])""",
     re.VERBOSE,
 )
 
@@ -122,7 +122,7 @@ def compile_condition(source: str) -> Condition:
         program = cel.compile(source)
         for pattern in reader.patterns:
             cel.evaluate(f"''.matches({pattern})")
-    except ValueError as exc:
+    except (ValueError, RuntimeError) as exc:
         raise ConditionError(f"the condition is not CEL: {_first_line(exc)}") from None
     # The evaluator's own account of what is used: if it differs from ours, we have read another expression
     # than it has.

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from moorage.guard.headers import TrustedProxies
+from moorage.metrics import Metrics
 from moorage_gateway.forward.upstream import Upstream, open_clients
 from moorage_gateway.proxy import Proxy, Target
 from moorage_gateway.server import Server
@@ -75,7 +76,8 @@ class Net:
         upstream = Upstream("default/blog", f"http://127.0.0.1:{port}") if port is not None else None
         target = Target("default", "blog", upstream, timeout_s=timeout_s)
         clients = await self._stack.enter_async_context(open_clients())
-        proxy = Proxy(clients, lambda host, path: target, TrustedProxies(trusted))
+        metrics = Metrics(module="blog", version="1", revision="r")
+        proxy = Proxy(clients, lambda host, path: target, TrustedProxies(trusted), metrics)
         server = Server(proxy.handle)
         listening = await self._stack.enter_async_context(_listening(server))
         return Edge(listening, proxy, target, server)

@@ -28,12 +28,14 @@ class Address:
     """Where a request is meant to go.
 
     ``host`` as it was given (with its port, ``""`` if none), ``target`` as it came (path and query), ``path``
-    decoded; its raw form is one that no two programs read differently, see `moorage.guard.paths`.
+    decoded; its raw form is one that no two programs read differently, see `moorage.guard.paths`. *absolute*:
+    the request gave them in one, ``http://host/path``, which overrides its Host field.
     """
 
     host: str
     target: str
     path: str
+    absolute: bool = False
 
 
 def read(request: web.BaseRequest) -> Address:
@@ -44,7 +46,8 @@ def read(request: web.BaseRequest) -> Address:
     if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_FIELDS_SIZE:
         raise errors.BadRequest("The header fields are too large.", status=431, code="headers_too_large")
     host, target = request.headers.get(hdrs.HOST, ""), request.raw_path
-    if not target.startswith("/"):
+    absolute = not target.startswith("/")
+    if absolute:
         host, target = _absolute(target)
     if host and HOST.fullmatch(host) is None:
         raise errors.BadRequest("The Host field is malformed.", code="bad_host")
@@ -52,7 +55,7 @@ def read(request: web.BaseRequest) -> Address:
         raise errors.BadRequest(
             "The address holds a character that has to be percent-encoded.", code="bad_path"
         )
-    return Address(host, target, paths.parse_target(target).path)
+    return Address(host, target, paths.parse_target(target).path, absolute)
 
 
 def _check_framing(request: web.BaseRequest) -> None:

@@ -5,25 +5,37 @@ fields → forward. What is refused or fails on the way becomes the standard err
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import structlog
 from aiohttp import web
+from multidict import CIMultiDict
 
 from moorage import errors
-from moorage.guard import headers as trust
+from moorage.guard import headers as names
+from moorage.guard.engine import Decision, Guard, RequestFacts, receive
+from moorage.http.server import SECURITY_HEADERS, error_response
+from moorage.metrics import UNMATCHED, Metrics
 from moorage_gateway import message
 from moorage_gateway.forward import headers as fields
 from moorage_gateway.forward import http, websocket
 from moorage_gateway.forward.forwarded import Origin, origin, set_forwarded
 from moorage_gateway.forward.http import DEFAULT_TIMEOUT_S, Hop
+from moorage_gateway.forward.response import abort
 from moorage_gateway.forward.upstream import Clients, Upstream
-from moorage_gateway.server import error_response
+
+log = structlog.get_logger("moorage.gateway")
+access = structlog.get_logger("moorage.access")
 
 NOT_UP_RETRY_S = 1
+CLIENT_GONE = 499
+"""The status in log and metrics of a request whose client did not wait; nginx coined it."""
+_LOGGED_PATH = 512
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Target:
     """One module behind the proxy.
 
@@ -34,7 +46,7 @@ class Target:
     namespace: str
     module: str
     upstream: Upstream | None
-    guard: None = None
+    guard: Guard | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S
     answered: bool = False
 
@@ -53,47 +65,123 @@ class Exchange:
     """What is known of one request while it passes; what the access log and the metrics are made of."""
 
     request: web.BaseRequest
-    request_id: str
-    trace: trust.Trace
+    facts: RequestFacts
+    address: message.Address | None = None
     target: Target | None = None
     origin: Origin | None = None
-    template: str = ""
-    error: BaseException | None = None
-    started: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    decision: Decision | None = None
+    error: errors.AppError | None = None
+    began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def route(self) -> str:
+        """The label of bounded cardinality: the rule's path, or the module where that decides itself."""
+        if self.decision is not None:
+            return self.decision.route_template
+        if self.target is not None and self.target.guard is None:
+            return self.target.key
+        return UNMATCHED
 
 
 class Proxy:
     """The engine; `handle` is what the server calls for every request."""
 
-    def __init__(self, clients: Clients, find: Find, trusted: trust.TrustedProxies) -> None:
+    def __init__(self, clients: Clients, find: Find, trusted: names.TrustedProxies, metrics: Metrics) -> None:
         self._clients = clients
         self._find = find
-        self._trusted = trusted
+        self._metrics = metrics
+        self.trusted = trusted
         self.sockets = websocket.Sockets()
+        self.active = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        metrics.in_flight.set_function(lambda: self.active)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer *request*: the upstream's answer, or an error body."""
-        exchange = Exchange(request, trust.request_id(request.headers), trust.trace(request.headers))
+        exchange = Exchange(
+            request,
+            receive(
+                request.method,
+                request.raw_path,
+                request.headers,
+                peer=request.remote,
+                scheme=request.scheme,
+                trusted=self.trusted,
+            ),
+        )
+        status = CLIENT_GONE
+        self.active += 1
+        self.idle.clear()
+        try:
+            response = await self._answer(exchange)
+            status = response.status
+            return response
+        finally:
+            self.active -= 1
+            if not self.active:
+                self.idle.set()
+            self._account(exchange, status)
+
+    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+        request = exchange.request
         try:
             return await self._serve(exchange)
         except errors.AppError as exc:
             exchange.error = exc
-            return error_response(exc, exchange.request_id, closes=request.can_read_body)
+        except Exception as exc:
+            log.error("unexpected error", exc_info=exc, request_id=exchange.facts.request_id)
+            exchange.error = errors.AppError(reason=type(exc).__name__)
+        if request.writer.output_size > 0:
+            abort(request)
+            raise ConnectionResetError("the answer has begun, it can only be broken off")
+        response = error_response(exchange.error, exchange.facts.request_id)
+        response.headers.update(SECURITY_HEADERS)
+        # Nobody is going to read the body; and where the message has two readings there may be another in it.
+        if request.can_read_body or exchange.address is None:
+            response.force_close()
+        return response
+
+    def _account(self, exchange: Exchange, status: int) -> None:
+        """Count and log one request."""
+        facts, error, target = exchange.facts, exchange.error, exchange.target
+        took = time.perf_counter() - exchange.began
+        self._metrics.answered(facts.method, exchange.route, status, took, error.code if error else None)
+        fields: dict[str, object] = {
+            "method": facts.method,
+            "path": facts.target.partition("?")[0][:_LOGGED_PATH],  # a query may hold anything
+            "module": target.key if target else None,
+            "route": exchange.decision.name if exchange.decision else None,
+            "status": status,
+            "duration_ms": round(took * 1000, 2),
+            "client": facts.client.address,
+            "request_id": facts.request_id,
+            "trace_id": facts.trace.trace_id,
+        }
+        if exchange.decision is not None and exchange.decision.user is not None:
+            fields["user_id"] = str(exchange.decision.user.id)
+        if error is not None:
+            fields["code"] = error.code
+            if error.reason:
+                fields["reason"] = error.reason
+        (access.warning if status >= 500 else access.info)("request", **fields)
 
     async def _serve(self, exchange: Exchange) -> web.StreamResponse:
-        request = exchange.request
-        address = message.read(request)
+        request, facts = exchange.request, exchange.facts
+        address = exchange.address = message.read(request)
+        if address.absolute:
+            facts.target = address.target
+            facts.headers = CIMultiDict(facts.headers)
+            facts.headers["Host"] = address.host
         target = exchange.target = self._find(address.host, address.path)
-        exchange.origin = origin(request, address.host, self._trusted)
+        exchange.origin = origin(request, facts.client, address.host, self.trusted)
+        if target.guard is not None:
+            exchange.decision = target.guard.decide(facts)
         upstream = target.upstream
         if upstream is None:
             raise _not_up(target)
-        hop = self._hop(exchange, target, upstream, address)
         try:
-            if websocket.wants_websocket(request):
-                response = await websocket.forward(self._clients, request, hop, self.sockets)
-            else:
-                response = await http.forward(self._clients, request, hop)
+            response = await self._forward(request, self._hop(exchange, target, upstream))
         except http.RefusedError as exc:
             if target.answered:
                 raise
@@ -101,24 +189,41 @@ class Proxy:
         target.answered = True
         return response
 
-    def _hop(self, exchange: Exchange, target: Target, upstream: Upstream, address: message.Address) -> Hop:
-        headers = fields.copy_inward(exchange.request.headers, keep_authorization=True)
-        if address.host:
-            headers["Host"] = address.host
+    async def _forward(self, request: web.BaseRequest, hop: Hop) -> web.StreamResponse:
+        if websocket.wants_websocket(request):
+            return await websocket.forward(self._clients, request, hop, self.sockets)
+        return await http.forward(self._clients, request, hop)
+
+    def _hop(self, exchange: Exchange, target: Target, upstream: Upstream) -> Hop:
+        """The request as the upstream is to see it."""
+        facts, decision, address = exchange.facts, exchange.decision, exchange.address
+        assert address is not None
         assert exchange.origin is not None
+        # A module with its own guard needs the token; an app behind this one gets the identity instead.
+        headers = fields.copy_inward(facts.headers, keep_authorization=decision is None)
+        if not address.host:
+            headers.popall("Host", None)  # an empty one; the upstream's own name stands in
         set_forwarded(headers, exchange.origin)
-        headers[trust.REQUEST_ID_HEADER] = exchange.request_id
-        headers[trust.TRACEPARENT_HEADER] = exchange.trace.traceparent
         headers.popall("tracestate", None)
-        if exchange.trace.state:
-            headers["tracestate"] = exchange.trace.state
-        return Hop(
+        if decision is not None:
+            headers.update(decision.upstream_headers())
+        else:
+            headers[names.REQUEST_ID_HEADER] = facts.request_id
+            headers[names.TRACEPARENT_HEADER] = facts.trace.traceparent
+            if facts.trace.state:
+                headers["tracestate"] = facts.trace.state
+        hop = Hop(
             upstream=upstream,
             path=address.target,
             headers=headers,
-            response_headers={trust.REQUEST_ID_HEADER: exchange.request_id},
+            response_headers={names.REQUEST_ID_HEADER: facts.request_id},
             timeout_s=target.timeout_s,
         )
+        if decision is not None:
+            hop.max_body = decision.rule.max_body
+            if decision.rule.timeout_ms is not None:
+                hop.timeout_s = decision.rule.timeout_ms / 1000
+        return hop
 
 
 def _not_up(target: Target) -> errors.Unavailable:

@@ -1,81 +1,158 @@
-"""The listening side: aiohttp's low-level server, with the one shape of errors for malformed requests, too.
+"""The listening side: aiohttp's low-level server, and how it starts, drains and stops.
 
 Low-level, because an `Application` would match the path a second time and parse what is only passed on.
 """
 
-import secrets
-from collections.abc import Awaitable, Callable
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
-from aiohttp import http_exceptions, web
+import structlog
+from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from moorage import errors
+from moorage.config.settings import Admin, Settings
+from moorage.config.settings import Server as ServerSettings
+from moorage.health import Health
+from moorage.http.server import Connection, Runner, listen
+from moorage_gateway.proxy import Proxy
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-PRODUCT: Final = "moorage"
-KEEPALIVE_S: Final = 75.0
-"""Seconds that a connection may idle, or take to send the fields of a request."""
+log = structlog.get_logger("moorage.gateway")
+
 LINGER_S: Final = 5.0
 """Seconds for which the rest of a refused body is read away, so that the client gets to see the answer."""
 MAX_LINE: Final = 8190
-MAX_FIELD: Final = 8190
 MAX_FIELDS: Final = 100
-
-
-def error_response(exc: errors.AppError, request_id: str, *, closes: bool = False) -> web.Response:
-    """The answer for *exc*; *closes* ends the connection, for a body that nobody is going to read."""
-    response = web.json_response(
-        errors.error_body(exc, request_id),
-        status=exc.status,
-        headers={**exc.headers, "X-Request-ID": request_id, "Server": PRODUCT},
-    )
-    if closes:
-        response.force_close()
-    return response
-
-
-class _Connection(RequestHandler):
-    """One client's connection. Only the answer to what could not be parsed differs from aiohttp's."""
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if request.writer.output_size > 0:
-            raise ConnectionResetError("the answer has begun, it can only be broken off")
-        error: errors.AppError
-        if isinstance(exc, http_exceptions.LineTooLong):
-            error = errors.BadRequest(
-                "The address or a header field is too long.", status=431, code="headers_too_large"
-            )
-        elif status >= 500:
-            self.logger.error("unexpected error in the proxy", exc_info=exc)
-            error = errors.AppError()
-        else:
-            error = errors.BadRequest("This is not a well-formed HTTP/1.1 request.")
-        return error_response(error, secrets.token_hex(16), closes=True)
+CLOSING_S: Final = 3.0
+"""Seconds that open WebSockets have, at the end of a drain, to take leave with 1001."""
+_GRACE_S: Final = 5.0
 
 
 class Server(web.Server):
     """A server whose handlers are cancelled when their client goes away, so that the upstream is, too."""
 
-    def __init__(self, handler: Handler) -> None:
-        super().__init__(
-            handler,
-            handler_cancellation=True,
-            auto_decompress=False,
-            access_log=None,
-            keepalive_timeout=KEEPALIVE_S,
-            lingering_time=LINGER_S,
-            max_line_size=MAX_LINE,
-            max_field_size=MAX_FIELD,
-            max_headers=MAX_FIELDS,
-        )
-        self._options: dict[str, Any] = self._kwargs
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        *,
+        idle_timeout: float = 75.0,
+    ) -> None:
+        self._options: dict[str, Any] = {
+            "auto_decompress": False,
+            "access_log": None,
+            "keepalive_timeout": idle_timeout,
+            "lingering_time": LINGER_S,
+            "max_line_size": MAX_LINE,
+            "max_field_size": MAX_LINE,
+            "max_headers": MAX_FIELDS,
+        }
+        super().__init__(handler, handler_cancellation=True, **self._options)
 
     def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=self._loop, **self._options)
+        return Connection(self, loop=self._loop, **self._options)
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """How long a stop takes: seconds still open though not ready, and seconds for what is being answered."""
+
+    grace_s: float
+    drain_s: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Drain":
+        """As `server.shutdown_grace` and `server.shutdown_timeout` say; at once on a developer's machine."""
+        server = settings.server
+        if settings.development and server.shutdown_grace is None:
+            return cls(0.0, 0.5)
+        grace = min(
+            _GRACE_S if server.shutdown_grace is None else server.shutdown_grace, server.shutdown_timeout
+        )
+        return cls(grace, max(server.shutdown_timeout - grace - CLOSING_S, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A proxy that serves."""
+
+    port: int
+    admin_port: int
+    health: Health
+
+
+@asynccontextmanager
+async def serving(
+    proxy: Proxy,
+    health: Health,
+    admin: web.Application,
+    *,
+    server: ServerSettings,
+    admin_at: Admin,
+    drain: Drain,
+) -> AsyncIterator[Running]:
+    """Listen for the length of the block, the admin port first; then drain. Raises `OSError`."""
+    admin_runner = Runner(admin, idle_timeout=server.idle_timeout, shutdown_timeout=1.0)
+    await admin_runner.setup()
+    runner = web.ServerRunner(Server(proxy.handle, idle_timeout=server.idle_timeout), shutdown_timeout=0.5)
+    try:
+        admin_port = await listen(admin_runner, admin_at.host, admin_at.port)
+        await runner.setup()
+        port = await listen(runner, server.host, server.port)
+        health.started = True
+        log.info("serving", host=server.host, port=port, admin_port=admin_port)
+        try:
+            yield Running(port, admin_port, health)
+        finally:
+            health.draining = True
+            await _drain(runner, proxy, drain.drain_s)
+            await runner.cleanup()
+    finally:
+        await admin_runner.cleanup()
+
+
+async def _drain(runner: web.ServerRunner, proxy: Proxy, drain_s: float) -> None:
+    """Take no more connections, finish what is being answered, then take leave of open WebSockets."""
+    for site in list(runner.sites):
+        await site.stop()
+    assert runner.server is not None
+    runner.server.pre_shutdown()
+    if await _idle(proxy, drain_s):
+        return
+    proxy.sockets.close_all()
+    if not await _idle(proxy, CLOSING_S):
+        log.warning("breaking off what did not end in time", requests=proxy.active)
+
+
+async def _idle(proxy: Proxy, within: float) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            await proxy.idle.wait()
+    return proxy.idle.is_set()
+
+
+async def until_stopped(running: AbstractAsyncContextManager[Running], drain: Drain) -> None:
+    """Run until SIGTERM or SIGINT: readiness goes off first, after the grace period the block ends.
+
+    A second signal ends the grace period.
+    """
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        (hurry if stop.is_set() else stop).set()
+        log.info("stopping", signal=number.name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    async with running as server:
+        await stop.wait()
+        server.health.draining = True
+        if drain.grace_s:
+            log.info("draining", grace_s=drain.grace_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(drain.grace_s):
+                    await hurry.wait()
+    log.info("stopped")

@@ -26,13 +26,12 @@ class Origin:
     host: str
 
 
-def origin(request: web.BaseRequest, host: str, trusted: trust.TrustedProxies) -> Origin:
-    """Find where *request* came from; *host* is what its own address says."""
+def origin(
+    request: web.BaseRequest, client: trust.Client, host: str, trusted: trust.TrustedProxies
+) -> Origin:
+    """Where *request* came from, whose *client* the guard has found; *host* is what its own address says."""
     peer = request.remote or ""
-    if not trusted:
-        return Origin(peer, peer, request.scheme, host)
-    client = trust.client(peer, request.scheme, request.headers, trusted)
-    address = trust.parse_address(peer)
+    address = trust.parse_address(peer) if trusted else None
     if address is None or address not in trusted:
         return Origin(peer, peer, request.scheme, host)
     said = request.headers.get("X-Forwarded-Host", "").rpartition(",")[2].strip()

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict
 
-from moorage.guard.headers import is_identity_header
+from moorage.guard.headers import Headers, is_identity_header
 
 # RFC 9110 section 7.6.1, and what only makes sense between two neighbours. `Expect` is the proxy's to answer.
 HOP_BY_HOP: Final = frozenset(
@@ -77,7 +77,7 @@ def passes_outward(name: str) -> bool:
     return lower not in HOP_BY_HOP and lower not in _HANDSHAKE
 
 
-def connection_options(headers: "CIMultiDictProxy[str]") -> frozenset[str]:
+def connection_options(headers: Headers) -> frozenset[str]:
     """The lower-case names that ``Connection`` lists; those fields end at this hop as well."""
     values = headers.getall("Connection", ())
     if not values:
@@ -96,7 +96,7 @@ def printable(value: str) -> str:
     return value
 
 
-def copy_inward(headers: "CIMultiDictProxy[str]", *, keep_authorization: bool) -> "CIMultiDict[str]":
+def copy_inward(headers: Headers, *, keep_authorization: bool) -> "CIMultiDict[str]":
     """The fields of a request that an upstream may see."""
     listed = connection_options(headers)
     return CIMultiDict(
@@ -108,7 +108,7 @@ def copy_inward(headers: "CIMultiDictProxy[str]", *, keep_authorization: bool) -
     )
 
 
-def copy_outward(headers: "CIMultiDictProxy[str]") -> "CIMultiDict[str]":
+def copy_outward(headers: Headers) -> "CIMultiDict[str]":
     """The fields of a response that the client may see."""
     listed = connection_options(headers)
     return CIMultiDict(

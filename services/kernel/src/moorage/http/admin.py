@@ -1,10 +1,11 @@
 """The admin port: health for the kubelet, metrics for Prometheus, the policy's state for the operator."""
 
+from typing import Any, Protocol
+
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from moorage.errors import error_body
-from moorage.guard.engine import Guard
 from moorage.health import Health
 from moorage.http.answers import json_response
 from moorage.http.faults import from_http_exception
@@ -12,7 +13,15 @@ from moorage.http.server import SECURITY_HEADERS
 from moorage.metrics import CONTENT_TYPE, Metrics
 
 
-def create_admin(health: Health, metrics: Metrics, guard: Guard) -> web.Application:
+class PolicyStatus(Protocol):
+    """Says which policy is in force: a `Guard`, or a proxy host that has more to tell."""
+
+    def status(self) -> dict[str, Any]:
+        """What ``GET /policy`` answers; nothing in it is secret."""
+        ...
+
+
+def create_admin(health: Health, metrics: Metrics, policies: PolicyStatus) -> web.Application:
     """The admin application; it stands on a port that no Service and no edge leads to."""
 
     async def alive(_: web.Request) -> web.Response:
@@ -36,7 +45,7 @@ def create_admin(health: Health, metrics: Metrics, guard: Guard) -> web.Applicat
         return web.Response(body=metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
     async def policy(_: web.Request) -> web.Response:
-        return json_response(guard.status())
+        return json_response(policies.status())
 
     app = web.Application(middlewares=[_json_errors])
     app.add_routes(

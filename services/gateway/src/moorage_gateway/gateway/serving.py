@@ -1,0 +1,55 @@
+"""``moorage gateway``: the file, the proxy and the admin port put together."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from moorage import logs
+from moorage.config import load as load_settings
+from moorage.config.settings import Admin, Settings
+from moorage.guard.headers import TrustedProxies
+from moorage.health import Health
+from moorage.http.admin import create_admin
+from moorage.metrics import Metrics
+from moorage_gateway.forward.upstream import open_clients
+from moorage_gateway.gateway.modules import Modules
+from moorage_gateway.proxy import Proxy
+from moorage_gateway.server import Drain, Running, serving, until_stopped
+
+
+@asynccontextmanager
+async def running(modules: Modules, settings: Settings) -> AsyncIterator[Running]:
+    """The gateway for the length of the block. Raises `OSError` if it cannot listen."""
+    config = modules.config
+    health = Health()
+    metrics = Metrics(module="gateway", version=settings.moorage.version, revision=settings.moorage.revision)
+    async with open_clients() as clients:
+        proxy = Proxy(clients, modules.find, TrustedProxies(config.trusted_proxies), metrics)
+        watching = asyncio.create_task(modules.watch())
+        server = settings.server.model_copy(update=config.listen.model_dump())
+        try:
+            async with serving(
+                proxy,
+                health,
+                create_admin(health, metrics, modules),
+                server=server,
+                admin_at=Admin.model_validate(config.admin.model_dump()),
+                drain=Drain.of(settings),
+            ) as server_running:
+                yield server_running
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+
+
+def run(path: Path) -> None:
+    """Serve until a signal: the body of ``moorage gateway``. Raises `ConfigError` (both kinds) and `OSError`."""
+    import uvloop
+
+    settings = load_settings()
+    modules = Modules(path)
+    logs.configure(settings, service="gateway")
+    uvloop.run(until_stopped(running(modules, settings), Drain.of(settings)))

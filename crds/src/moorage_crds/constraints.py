@@ -189,6 +189,10 @@ class Unique:
         return " and ".join(f"`{key}`" for key in (*self.keys, *self.optional))
 
     @property
+    def _message(self) -> str:
+        return f"two items have the same {self._label}" if self.keys else "two items are the same"
+
+    @property
     def rule(self) -> Rule | None:
         """The CEL rule, where a list type cannot say it."""
         if not self.optional:
@@ -200,7 +204,7 @@ class Unique:
         ]
         return Rule(
             cel=f"self.all(a, self.exists_one(b, {' && '.join(same)}))",
-            message=f"two items have the same {self._label}",
+            message=self._message,
             mend="keep one of them",
         )
 
@@ -220,8 +224,8 @@ class Unique:
             )
             raise PydanticCustomError(
                 "moorage_unique",
-                "holds {what} more than once: {shown}",
-                {"what": f"the same {self._label}" if self.keys else "the same item", "shown": shown},
+                "{message} ({shown})",
+                {"message": self._message, "shown": shown},
             )
         return items
 

@@ -13,6 +13,8 @@ from moorage_crds.problems import Problem
 from moorage_crds.yaml_source import join
 
 _NUMBER = re.compile(r"-?[0-9]+")
+_PRIVATE = re.compile(r"spec[.](config|podTemplate|env\[\d+\][.]value)")
+"""Fields whose values no message repeats, since people put secrets there in spite of all."""
 _SHOWN = 60
 """Characters of a wrong value that a message repeats."""
 
@@ -40,7 +42,7 @@ def _problem(
 ) -> Problem:
     location = details["loc"]
     path = field_path(location)
-    shown = _shorten(written.get(path, _plain(details["input"])))
+    shown = "" if _PRIVATE.match(path) else _shorten(written.get(path, _plain(details["input"])))
     unknown = details["type"] == "extra_forbidden"
     message, mend = (
         _unknown_field(location, model) if unknown else _sentence(details, _Field(model, location), shown)
@@ -94,7 +96,7 @@ def _sentence(details: ErrorDetails, field: _Field, shown: str) -> tuple[str, st
     if kind == "moorage_unique":
         return details["msg"], "keep one of them"
     if value is None:
-        return "is empty", f"write `{field.example}`, or remove the line"
+        return "is empty", f"write `{field.example}`"
     if kind.startswith("moorage_text"):
         return _text_sentence(details, field, shown)
     if kind == "literal_error":
@@ -113,15 +115,12 @@ def _sentence(details: ErrorDetails, field: _Field, shown: str) -> tuple[str, st
 
 
 _TYPE_SENTENCES = {
-    "int_type": ("must be a whole number", "write a number without quotes"),
-    "int_from_float": ("must be a whole number", "write a number without a point"),
-    "int_parsing": ("must be a whole number", "write a number"),
+    "int_type": ("must be a whole number", "write a whole number without quotes"),
     "bool_type": ("must be true or false", "write true or false without quotes"),
     "list_type": ("must be a list", "begin each item with `- `, or write […]"),
     "dict_type": ("must hold fields", "write `field: value` below it, or `{}`"),
     "model_type": ("must hold fields", "write `field: value` below it, or `{}`"),
     "string_type": ("must be text", "put it in quotes"),
-    "datetime_from_date_parsing": ("must be a time", "remove it: the cluster writes it"),
 }
 
 
@@ -135,8 +134,10 @@ def _text_sentence(details: ErrorDetails, field: _Field, shown: str) -> tuple[st
             f"write `{field.example}`"
         )
     if not isinstance(value, str) and field.text is not None and field.text.matches(shown):
-        return f"{says}, not a {'truth value' if isinstance(value, bool) else 'number'}", (
-            f'put it in quotes: "{shown}"'
+        quoted = f': "{shown}"' if shown else ""
+        return (
+            f"{says}, not a {'truth value' if isinstance(value, bool) else 'number'}",
+            f"put it in quotes{quoted}",
         )
     mend = f"write one such as `{field.example}`" if field.text and field.text.example else ""
     return f"{says}, not `{shown}`", mend

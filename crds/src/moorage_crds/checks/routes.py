@@ -73,7 +73,17 @@ def _permissions(route: Route, permissions: Sequence[Permission]) -> Iterator[Pr
         (f"spec.rules[{index}].permission", rule.permission) for index, rule in enumerate(route.spec.rules)
     ]
     for field, code in used:
-        if code is not None and code not in codes:
+        if code is None:
+            continue
+        if code.partition(".")[0] != route.spec.module:
+            yield _problem(
+                route,
+                field,
+                f"`{code}` is no permission of the Module `{route.spec.module}`",
+                f"name one that begins with `{route.spec.module}.`",
+                "PermissionNotFound",
+            )
+        elif code not in codes:
             near = nearest_name(code, codes)
             yield _problem(
                 route,
@@ -115,7 +125,8 @@ class _Seen:
     label: str
 
     def overlaps(self, methods: frozenset[str]) -> bool:
-        return not self.methods or not methods or bool(self.methods & methods)
+        # A rule that names a method goes before one for all methods.
+        return self.methods == methods or bool(self.methods & methods)
 
 
 def _ambiguities(route: Route, older: Sequence[Route]) -> Iterator[Problem]:

@@ -33,12 +33,14 @@ ORIGIN = r"^([*]|https?://[a-z0-9]([-.a-z0-9]*[a-z0-9])?(:[0-9]{1,5})?)$"
 Origin = Annotated[
     str, Text(256, ORIGIN, "`*`, or scheme and host without a path,", "https://app.example.com")
 ]
-_SEGMENTS = r"[A-Za-z0-9._~!$&()+,;=:@'-]"
+# No `;`: some servers cut segments there, so that `..;` becomes `..`.
+_PATH_CHARACTERS = r"^[A-Za-z0-9._~!$&()+,=:@/{}*'-]*$"
+_CAPTURES = r"^(/?([^/{}]*|[{][a-z][a-z0-9_]{0,62}[}]))(/([^/{}]*|[{][a-z][a-z0-9_]{0,62}[}]))*$"
 _NO_DOT_SEGMENTS = Rule(
-    cel="!self.matches('(^|/)[.][.]?(/|$)')",
-    message="the segments `.` and `..` are resolved by clients and never arrive",
+    cel="!self.matches('(^|/)[.]+(/|$)')",
+    message="segments of dots alone, such as `.` and `..`, are resolved by clients and never arrive",
     mend="remove them",
-    check=lambda value: re.search(r"(^|/)[.][.]?(/|\Z)", value) is None,
+    check=lambda value: re.search(r"(^|/)[.]+(/|\Z)", value) is None,
 )
 RulePath = Annotated[
     str,
@@ -56,19 +58,16 @@ RulePath = Annotated[
         check=lambda value: "*" not in value or re.fullmatch(r"[^*]*/[*][*]", value) is not None,
     ),
     Rule(
-        cel="self.matches('^(/([^/{}]*|[{][a-z][a-z0-9_]*[}]))*$')",
+        cel=f"self.matches('{_CAPTURES}')",
         message="a capture is a whole segment `{name}` of lower-case letters, digits and `_`",
         mend="give it a segment of its own, such as /posts/{id}",
-        check=lambda value: (
-            not {"{", "}"} & set(value)
-            or re.fullmatch(r"(/([^/{}]*|[{][a-z][a-z0-9_]*[}]))*", value) is not None
-        ),
+        check=lambda value: re.fullmatch(_CAPTURES, value) is not None,
     ),
     Rule(
-        cel='self.matches("^([A-Za-z0-9._~!$&()+,;=:@\'-]|[/{}*])*$")',
-        message="a path holds ASCII letters, digits and -._~!$&'()+,;=:@ only, nothing %-encoded, no query",
+        cel=f'self.matches("{_PATH_CHARACTERS}")',
+        message="a path holds ASCII letters, digits and -._~!$&'()+,=:@ only, nothing %-encoded, no query",
         mend="rename the segment, or capture it with `{name}`",
-        check=lambda value: re.fullmatch(rf"({_SEGMENTS}|[/{{}}*])*", value) is not None,
+        check=lambda value: re.fullmatch(_PATH_CHARACTERS, value) is not None,
     ),
     _NO_DOT_SEGMENTS,
 ]

@@ -102,7 +102,7 @@ async def _patiently(work: Any, seconds: float, report: Any) -> Status:
             if not error.unreachable or loop.time() + pause > deadline:
                 raise
             if not told:
-                report({"event": "waiting", "message": f"waiting for the database: {error}"})
+                report({"event": "waiting", "message": f"waiting: {error}"})
                 told = True
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)

@@ -48,9 +48,14 @@ Report = Callable[[dict[str, Any]], None]
 
 
 class MigrationError(Exception):
-    """Migrations cannot be read or one failed; the text names it, its file and the database's words, no
-    values.
+    """Migrations cannot be read, or one failed; the text names it, its file and the database's words.
+
+    ``unreachable``: the server did not answer; trying again later may do.
     """
+
+    def __init__(self, message: str, *, unreachable: bool = False) -> None:
+        super().__init__(message)
+        self.unreachable = unreachable
 
 
 @dataclass(frozen=True)
@@ -358,11 +363,13 @@ def _explained() -> Iterator[None]:
     except DBAPIError as error:
         raise MigrationError(_words(error), unreachable=error.connection_invalidated) from error
     except asyncpg.CannotConnectNowError as error:
-        raise MigrationError(f"it is starting or stopping ({error})", unreachable=True) from error
+        raise MigrationError(f"the database is starting or stopping ({error})", unreachable=True) from error
     except asyncpg.PostgresError as error:
         raise MigrationError(_words(error)) from error
     except OSError as error:
-        raise MigrationError(f"it does not answer ({error.strerror or error})", unreachable=True) from error
+        raise MigrationError(
+            f"the database does not answer ({error.strerror or error})", unreachable=True
+        ) from error
 
 
 def _words(error: BaseException) -> str:

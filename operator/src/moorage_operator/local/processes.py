@@ -115,7 +115,7 @@ class Zygote:
     def adopt(self, pid: int) -> None:
         """Have *pid*, which somebody else started, stopped (SIGINT) if this process dies without a word."""
         self._adopted.add(pid)
-        if self._commands is not None:
+        if self._commands is not None:  # else it is told when it starts
             self._command({"op": "adopt", "pid": pid})
 
     def release(self, pid: int) -> None:

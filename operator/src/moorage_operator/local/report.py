@@ -93,14 +93,14 @@ def show(console: Console, session: Session, state: State) -> None:
 def hints(session: Session, state: State) -> list[str]:
     """Commands to try, with a role and a path that exist."""
     where = "" if state.root == DEFAULT.absolute() else f" --state-dir {_short(state.root)}"
-    roles = [
-        role
-        for runner in session.runners.values()
-        for p in runner.module.permissions
-        for role in p.spec.roles
-    ]
+    runners = session.runners.values()
+    found = [rule for runner in runners for rule in rules(session, runner) if _simple(rule)]
+    # One that asks for a permission shows most; one that asks for nothing would show nothing.
+    found.sort(key=lambda rule: (rule.permission is None, rule.auth != "required"))
+    wanted = found[0].permission if found else None
+    permissions = [permission for runner in runners for permission in runner.module.permissions]
+    roles = [role for p in sorted(permissions, key=lambda p: p.code != wanted) for role in p.spec.roles]
     token = f"moorage token --user alice{f' --role {roles[0]}' if roles else ''}{where}"
-    found = [rule for runner in session.runners.values() for rule in rules(session, runner) if _simple(rule)]
     lines = [f"A token:   {token}"]
     if found:
         lines.append(f'A request: curl -H "Authorization: Bearer $({token})" {session.url}{found[0].path}')
@@ -111,7 +111,8 @@ def _simple(rule: Rule) -> bool:
     return (
         (not rule.methods or "GET" in rule.methods)
         and not rule.hosts
-        and "{" not in rule.path + rule.path[-2:-1]
+        and "{" not in rule.path
+        and "*" not in rule.path
     )
 
 

@@ -92,8 +92,11 @@ class Session:
 
         Raises `StartError` for the gateway, `ZygoteLostError`, and the embedded PostgreSQL's errors.
         """
-        with self.console.step("Loading Python once for all modules", "Python is loaded"):
-            await self._platform.zygote.start()
+        with self.console.step(
+            "Loading Python once for all modules, and PostgreSQL", "Ready to start modules"
+        ):
+            storage = any(module.module.spec.database is not None for module in catalog.modules)
+            await asyncio.gather(self._platform.zygote.start(), *([self._start_storage()] if storage else []))
         self.record()
         await self.add(catalog.modules)
         with self.console.step("Starting the gateway", f"The gateway serves on {self.url}"):
@@ -208,11 +211,12 @@ class Session:
     async def _start_storage(self) -> None:
         if self._platform.storage.running:
             return
-        with self.console.step("Starting PostgreSQL", "PostgreSQL is up"):
-            await self._platform.storage.start()
+        began = time.monotonic()
+        await self._platform.storage.start()
         if (pid := self._platform.storage.pid) is not None:
             self._platform.zygote.adopt(pid)
         self.record()
+        self.console.done("PostgreSQL is up", time.monotonic() - began)
 
     async def _stop_storage(self) -> None:
         if (pid := self._platform.storage.pid) is not None:

@@ -1,12 +1,13 @@
 """The databases of local mode: an embedded PostgreSQL, with the schema and the two roles that a cluster would have."""
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from moorage.database.embedded import EmbeddedPostgres
+from moorage.database.embedded import EmbeddedError, EmbeddedPostgres
 from moorage_operator.database import Provisioner
 from moorage_operator.local.catalog import LocalModule
 from moorage_operator.plan import names
@@ -29,6 +30,7 @@ class Storage:
         self._server = EmbeddedPostgres(folder)
         self._settings = settings
         self._provisioner: Provisioner | None = None
+        self._starting: asyncio.Future[str] | None = None
         self._passwords: dict[tuple[str, str], str] = {}
 
     @property
@@ -44,14 +46,20 @@ class Storage:
     async def start(self) -> None:
         """Start the server; idempotent. Raises `moorage.database.embedded.EmbeddedError`."""
         if self._provisioner is None:
-            self._provisioner = Provisioner(await self._server.start())
+            # Shielded: a start that is broken off would leave a server that nobody knows of. `stop` waits for it.
+            self._starting = asyncio.ensure_future(self._server.start())
+            self._provisioner = Provisioner(await asyncio.shield(self._starting))
 
     async def stop(self) -> None:
         """Stop the server; idempotent."""
         provisioner, self._provisioner = self._provisioner, None
+        starting, self._starting = self._starting, None
         if provisioner is not None:
             await provisioner.close()
-            await self._server.stop()
+        if starting is not None:
+            with contextlib.suppress(EmbeddedError):
+                await starting
+                await self._server.stop()
 
     async def provision(self, module: LocalModule) -> Mapping[str, str]:
         """Make or converge the schema and both roles of *module*; returns the app role's environment.

@@ -45,7 +45,8 @@ PRELOAD: Final = (
     "yaml",
     "moorage",
     "moorage.cli",
-    "moorage.serving",
+    "moorage.cli.serve",
+    "moorage.cli.migrate",
     "moorage_gateway",
 )
 _PR_SET_PDEATHSIG: Final = 1

@@ -13,6 +13,7 @@ from moorage.guard.engine import Guard
 from moorage.guard.headers import TrustedProxies
 from moorage.health import Health, NotReady
 from moorage.http.binding import Bound, bind
+from moorage.http.body import expect_later
 from moorage.http.dispatch import Dispatcher
 from moorage.http.parameters import Resolver
 from moorage.http.request import Context
@@ -54,7 +55,7 @@ def create_app(module: Module, settings: Settings) -> web.Application:
         groups={} if module.config is None else {module.config: getattr(settings, group_name(module))},
         trusted=TrustedProxies(settings.server.trusted_proxies),
     )
-    app.router.add_route("*", "/{target:.*}", dispatcher)
+    app.router.add_route("*", "/{target:.*}", dispatcher.answer, expect_handler=expect_later)
     return app
 
 

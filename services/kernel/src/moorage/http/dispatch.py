@@ -35,7 +35,7 @@ class Dispatcher:
     groups: Mapping[type, object]
     trusted: TrustedProxies = field(default_factory=TrustedProxies)
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         """Never raises but for cancellation: whatever happens becomes an answer in the standard shape."""
         began = time.perf_counter()
         facts = receive(

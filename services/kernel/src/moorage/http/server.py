@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from aiohttp import http_exceptions, web
@@ -9,6 +10,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from moorage.errors import AppError, BadRequest, error_body
 from moorage.http.answers import json_response
+from moorage.http.faults import from_http_exception
 
 PRODUCT: Final = "moorage"
 SECURITY_HEADERS: Final = {
@@ -24,6 +26,8 @@ HSTS: Final = "max-age=31536000"
 _MAX_LINE: Final = 8190
 _MAX_HEADERS: Final = 100
 _LINGER_S: Final = 5.0
+
+_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 logger = logging.getLogger("moorage.http")
 
@@ -90,7 +94,23 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()
-        return Server(plain.request_handler, request_factory=plain.request_factory, **self._options)
+        return Server(
+            _in_shape(plain.request_handler), request_factory=plain.request_factory, **self._options
+        )
+
+
+def _in_shape(handler: _Handler) -> _Handler:
+    """Give aiohttp's own refusals, made before the application's code is reached, the standard shape."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as exc:
+            response = error_response(from_http_exception(exc), secrets.token_hex(16))
+            response.headers.update(SECURITY_HEADERS)
+            return response
+
+    return answer
 
 
 async def listen(runner: web.BaseRunner, host: str, port: int) -> int:

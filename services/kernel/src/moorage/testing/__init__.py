@@ -1,0 +1,14 @@
+"""The testing kit: a module with its real database, policy and server, for tests without mocks.
+
+    async with ModuleHarness(Path(__file__).parents[1]) as blog:
+        answer = await blog.client(roles=["author"]).post("/api/v1/blog/posts", json={"title": "Hello"})
+        assert answer.status == 201
+
+The pytest plugin (`moorage.testing.plugin`) is registered by installing `moorage`; it needs `moorage[embedded]`.
+"""
+
+from moorage.testing.client import Answer, Client
+from moorage.testing.databases import SchemaDatabase
+from moorage.testing.harness import ModuleHarness
+
+__all__ = ["Answer", "Client", "ModuleHarness", "SchemaDatabase"]

@@ -1,0 +1,208 @@
+"""One module, served in this process as it would be in a pod, with policy and database of its own."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+from uuid import UUID, uuid4
+
+import aiohttp
+from aiohttp import web
+from pydantic import SecretStr
+
+from moorage.config import load
+from moorage.database.embedded import EmbeddedPostgres
+from moorage.database.migrations import Migrator, Options
+from moorage.guard import signing, tokens
+from moorage.guard.compiler import compile_base
+from moorage.guard.policy import BaseDocument, Issuer
+from moorage.health import Health
+from moorage.http.app import GUARD, HEALTH
+from moorage.module import Module
+from moorage.serve import Running, group_name, import_module, running
+from moorage.testing.client import Client
+from moorage.testing.databases import SchemaDatabase
+from moorage_crds.manifests import ManifestSet
+from moorage_crds.manifests import load as load_manifests
+from moorage_crds.problems import errors
+from moorage_crds.v1alpha1 import Module as ModuleResource
+
+ISSUER: Final = "https://moorage.test"
+AUDIENCE: Final = "test"
+
+
+class ModuleHarness:
+    """Serves the module of a folder for the length of an ``async with`` block.
+
+    Args:
+        folder: holds ``manifests/*.yaml`` with one Module that has ``app``.
+        server_dsn: a superuser's DSN of a PostgreSQL to make a database on; ``None``: one is started for it.
+            Not used by a Module without ``database``.
+        environ: variables for the module, such as settings of its own group.
+        module: the module itself, where tests define one; ``None``: what ``spec.app`` names is imported.
+
+    Raises:
+        ValueError: the manifests cannot be used; the text has every problem.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        server_dsn: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        module: Module | None = None,
+    ) -> None:
+        self.manifests = load_manifests(Path(folder))
+        if wrong := errors(self.manifests.problems):
+            raise ValueError("\n".join(str(problem) for problem in wrong))
+        self.resource = _only_module(self.manifests, folder)
+        self._module = module
+        self._server_dsn = server_dsn
+        self._environ = dict(environ or {})
+        self._stack = AsyncExitStack()
+        self._token_key = tokens.new_es256_key()
+        self._policy_key = signing.new_key()
+        self._sequence = 0
+        self._policy_dir = Path()
+        self._session: aiohttp.ClientSession
+        self._running: Running
+        self.database: SchemaDatabase | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    @property
+    def app(self) -> web.Application:
+        """The application."""
+        return self._running.app
+
+    @property
+    def health(self) -> Health:
+        """Its readiness."""
+        return self.app[HEALTH]
+
+    @property
+    def url(self) -> str:
+        """Where it answers, without a path."""
+        return f"http://127.0.0.1:{self._running.port}"
+
+    @property
+    def admin(self) -> Client:
+        """A client of the admin port."""
+        return Client(self._session, f"http://127.0.0.1:{self._running.admin_port}", {})
+
+    def client(
+        self,
+        *,
+        user: UUID | None = None,
+        roles: Sequence[str] = (),
+        tenant: str | None = None,
+        email: str | None = None,
+    ) -> Client:
+        """A client with a token of its own; *user* ``None``: a new user each time."""
+        user = user or uuid4()
+        token = tokens.issue_user_token(
+            self._token_key,
+            issuer=ISSUER,
+            audience=AUDIENCE,
+            user_id=user,
+            roles=roles,
+            tenant_id=tenant,
+            email=email,
+        )
+        return Client(self._session, self.url, {"Authorization": f"Bearer {token}"}, user)
+
+    def anonymous(self) -> Client:
+        """A client without a token."""
+        return Client(self._session, self.url, {})
+
+    def set_policy(self, document: BaseDocument | None = None) -> None:
+        """Put a policy into force: the manifests' own, or *document* (its sequence must rise)."""
+        document = document or self.compile()
+        signing.write_folder(self._policy_dir, document, self._policy_key)
+        if hasattr(self, "_running"):
+            self.app[GUARD].refresh()
+
+    def compile(self) -> BaseDocument:
+        """The policy of the manifests, with the next sequence."""
+        self._sequence += 1
+        issuer = Issuer(
+            issuer=ISSUER,
+            audiences=[AUDIENCE],
+            algorithms=["ES256"],
+            keys=[dict(tokens.public_jwk(self._token_key))],
+            subject="user",
+        )
+        return compile_base(
+            self.resource,
+            self.manifests.routes,
+            self.manifests.permissions,
+            issuers=[issuer],
+            sequence=self._sequence,
+            issued_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    async def _start(self) -> None:
+        work = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="moorage-test-")))
+        self._policy_dir = work / "policy"
+        self.set_policy()
+        place = self.resource.metadata
+        environ = {
+            "SERVER_HOST": "127.0.0.1",
+            "SERVER_PORT": "0",
+            "ADMIN_HOST": "127.0.0.1",
+            "ADMIN_PORT": "0",
+            "SERVER_SHUTDOWN_GRACE": "0s",
+            "MOORAGE_NAMESPACE": place.namespace or "default",
+            "MOORAGE_MODULE": place.name,
+            "MOORAGE_VERSION": self.resource.spec.version,
+            "MOORAGE_POLICY_DIR": str(self._policy_dir),
+        }
+        if self.resource.spec.database is not None:
+            self.database = await self._provision(work)
+            environ |= {"DATABASE_DSN": self.database.app_dsn, "DATABASE_SCHEMA": self.database.schema}
+        assert self.resource.spec.app is not None
+        module = self._module or import_module(self.resource.spec.app)
+        groups = {} if module.config is None else {group_name(module): module.config}
+        settings = load(groups, environ=environ | self._environ, folder=work)
+        self._session = await self._stack.enter_async_context(aiohttp.ClientSession())
+        self._running = await self._stack.enter_async_context(running(module, settings))
+
+    async def _provision(self, work: Path) -> SchemaDatabase:
+        server_dsn = self._server_dsn
+        if server_dsn is None:
+            server = EmbeddedPostgres(work / "postgres", settings={"fsync": "off"})
+            self._stack.callback(server.purge)
+            self._stack.push_async_callback(server.stop)
+            server_dsn = await server.start()
+        place = self.resource.metadata
+        schema = f"{place.namespace or 'default'}_{place.name}"
+        database = await SchemaDatabase.create(server_dsn, schema)
+        self._stack.push_async_callback(database.drop)
+        assert self.resource.spec.app is not None
+        package = self.resource.spec.app.partition(":")[0].partition(".")[0]
+        migrator = Migrator(package, SecretStr(database.owner_dsn), Options(schema=schema))
+        if self.resource.spec.database is not None and self.resource.spec.database.migrations == "auto":
+            await migrator.upgrade()
+        return database
+
+
+def _only_module(manifests: ManifestSet, folder: Path | str) -> ModuleResource:
+    modules = [module for module in manifests.modules if module.spec.app is not None]
+    if len(modules) != 1:
+        raise ValueError(f"{folder} holds {len(modules)} Modules with spec.app; a harness serves one")
+    return modules[0]

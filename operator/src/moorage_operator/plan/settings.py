@@ -7,9 +7,10 @@ from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from moorage_crds.v1alpha1.base import Duration, Namespace, Quantity
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
+
+from moorage_crds.v1alpha1.base import CpuQuantity, Duration, Namespace, Quantity
 
 ANY_NAMESPACE: Final = "*"
 """The key of `allow` that holds for every namespace without an entry of its own."""
@@ -38,7 +39,8 @@ class DatabaseSettings(_Group):
         "`None`: no database; a Module with `spec.database` waits with a reason.",
     )
     module_host: str | None = Field(
-        default=None, description="Host that modules connect to (a pooler, say). `None`: the admin DSN's host."
+        default=None,
+        description="Host that modules connect to (a pooler, say). `None`: the admin DSN's host.",
     )
     module_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
         default=None, description="Port that modules connect to. `None`: the admin DSN's port."
@@ -89,16 +91,21 @@ class IngressSettings(_Group):
     class_name: Annotated[str | None, Field(max_length=253)] = Field(
         default=None, description="`None`: the cluster's default ingress class."
     )
-    annotations: dict[str, str] = Field(default_factory=dict, description="For timeouts, WebSockets and the like.")
+    annotations: dict[str, str] = Field(
+        default_factory=dict, description="For timeouts, WebSockets and the like."
+    )
     tls_secret_name: Annotated[str | None, Field(max_length=253)] = Field(
-        default=None, description="A TLS Secret of the module's namespace, for every host. `None`: no TLS here."
+        default=None,
+        description="A TLS Secret of the module's namespace, for every host. `None`: no TLS here.",
     )
 
 
 class EdgeSettings(_Group):
     """How requests reach modules from outside."""
 
-    kind: Literal["gateway", "ingress", "none"] = Field(default="gateway", description="`none`: only inside the cluster.")
+    kind: Literal["gateway", "ingress", "none"] = Field(
+        default="gateway", description="`none`: only inside the cluster."
+    )
     gateway: GatewayRef | None = None
     ingress: IngressSettings = Field(default_factory=IngressSettings)
     public_url: Annotated[str | None, Field(max_length=512, pattern=r"^https?://[^/?#\s]+$")] = Field(
@@ -110,7 +117,9 @@ class EdgeSettings(_Group):
     @model_validator(mode="after")
     def _gateway_is_named(self) -> "EdgeSettings":
         if self.kind == "gateway" and self.gateway is None:
-            raise ValueError("kind is `gateway`: set gateway.name and gateway.namespace, or kind to `ingress` or `none`")
+            raise ValueError(
+                "kind is `gateway`: set gateway.name and gateway.namespace, or kind to `ingress` or `none`"
+            )
         return self
 
 
@@ -119,9 +128,12 @@ class Allowance(_Group):
 
     pod_template: bool = Field(default=False, description="`spec.podTemplate` that weakens security.")
     unguarded: bool = Field(default=False, description="`sidecar: never` without `app`.")
-    bypassable: bool = Field(default=False, description="An app behind the sidecar that listens beyond loopback.")
+    bypassable: bool = Field(
+        default=False, description="An app behind the sidecar that listens beyond loopback."
+    )
     hosts: Annotated[list[Annotated[str, Field(max_length=253)]], Field(max_length=256)] = Field(
-        default_factory=list, description="Hosts that Routes may name: exact, `*.example.com`, or `*` for any."
+        default_factory=list,
+        description="Hosts that Routes may name: exact, `*.example.com`, or `*` for any.",
     )
 
 
@@ -135,7 +147,7 @@ class ImageSettings(_Group):
 class ResourceAmounts(_Group):
     """CPU and memory; `None`: not set."""
 
-    cpu: Quantity | None = None
+    cpu: CpuQuantity | None = None
     memory: Quantity | None = None
 
 
@@ -157,7 +169,9 @@ class Defaults(_Group):
 
     resources: ResourceDefaults = Field(default_factory=ResourceDefaults)
     sidecar_resources: ResourceDefaults = Field(default_factory=_sidecar_resources)
-    migration_timeout: Duration = Field(default="10m", description="A migration Job's `activeDeadlineSeconds`.")
+    migration_timeout: Duration = Field(
+        default="10m", description="A migration Job's `activeDeadlineSeconds`."
+    )
     pre_stop: Annotated[int, Field(ge=0, le=300)] = Field(
         default=5, description="Seconds a stopping pod still serves, until the edge has forgotten it."
     )
@@ -169,7 +183,9 @@ class PlatformSettings(_Group):
     installation: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,51}[a-z0-9])?$")] = Field(
         default="moorage", description="Its name: audience of user tokens, part of database role names."
     )
-    core_namespace: Namespace = Field(default="moorage-system", description="Where the operator and its keys live.")
+    core_namespace: Namespace = Field(
+        default="moorage-system", description="Where the operator and its keys live."
+    )
     namespaces: Annotated[list[Namespace], Field(max_length=1000)] = Field(
         default_factory=list, description="Namespaces to serve. Empty: all of the cluster."
     )

@@ -1,0 +1,1 @@
+"""Writing to the Kubernetes API: one client, server-side apply, events and the Lease of the leader."""

@@ -1,0 +1,1 @@
+"""Watch events into the operator: the only package that knows kopf."""

@@ -1,0 +1,77 @@
+"""HTTPRoutes (Gateway API): one per host, with the literal prefixes of the module's rules."""
+
+from collections.abc import Sequence
+
+from moorage_crds.v1alpha1 import Module, Route
+from moorage_operator.plan import claims, names
+from moorage_operator.plan.metadata import object_metadata
+from moorage_operator.plan.service import SERVICE_PORT
+from moorage_operator.plan.settings import GatewayRef, PlatformSettings
+from moorage_operator.plan.world import Manifest
+
+MAX_MATCHES = 64
+"""Of one HTTPRoute rule (Gateway API v1.2 and later); with more prefixes the host gets another HTTPRoute."""
+
+
+def http_routes(
+    module: Module, routes: Sequence[Route], settings: PlatformSettings, gateway: GatewayRef
+) -> list[Manifest]:
+    """The HTTPRoutes of *module*. Methods and captures stay with the guard: the edge gets prefixes alone.
+
+    No timeout is set: the guard has one for each rule, and an edge that gives up earlier would hide its answer.
+    """
+    result: list[Manifest] = []
+    for host in sorted({host for route in routes for host in claims.hosts(route)}):
+        literals = claims.literals(route for route in routes if host in claims.hosts(route))
+        chunks = [literals[at : at + MAX_MATCHES] for at in range(0, len(literals), MAX_MATCHES)]
+        for part, chunk in enumerate(chunks):
+            result.append(_http_route(module, settings, gateway, host, chunk, part))
+    return result
+
+
+def _http_route(
+    module: Module,
+    settings: PlatformSettings,
+    gateway: GatewayRef,
+    host: str,
+    literals: Sequence[claims.Literal],
+    part: int,
+) -> Manifest:
+    parent = {
+        "group": "gateway.networking.k8s.io",
+        "kind": "Gateway",
+        "name": gateway.name,
+        "namespace": gateway.namespace,
+    }
+    if gateway.section_name is not None:
+        parent["sectionName"] = gateway.section_name
+    matches = [
+        {"path": {"type": "Exact" if one.exact else "PathPrefix", "value": one.prefix}} for one in literals
+    ]
+    backend = {
+        "group": "",
+        "kind": "Service",
+        "name": module.metadata.name,
+        "port": SERVICE_PORT,
+        "weight": 1,
+    }
+    spec: Manifest = {"parentRefs": [parent], "rules": [{"matches": matches, "backendRefs": [backend]}]}
+    if host:
+        spec["hostnames"] = [host]
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": object_metadata(module, settings, names.edge_name(module.metadata.name, host, part)),
+        "spec": spec,
+    }
+
+
+def places_of(http_route: Manifest) -> list[claims.Place]:
+    """The (host, prefix) pairs that a live HTTPRoute gives to its module."""
+    spec = http_route.get("spec", {})
+    return [
+        claims.Place(host, match.get("path", {}).get("value", "/"))
+        for host in spec.get("hostnames") or [""]
+        for rule in spec.get("rules", [])
+        for match in rule.get("matches", [])
+    ]

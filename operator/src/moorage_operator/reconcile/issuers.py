@@ -1,0 +1,78 @@
+"""Whose tokens the guards accept: the installation's user tokens, and the cluster's service-account tokens."""
+
+import asyncio
+import logging
+import time
+from typing import Any, Final
+
+from moorage.guard import tokens
+from moorage.guard.policy import Issuer
+from moorage_operator.apply.client import ApiError, Cluster
+from moorage_operator.plan.settings import PlatformSettings
+from moorage_operator.reconcile.signing import SigningKeys
+
+logger = logging.getLogger(__name__)
+MODULE_AUDIENCE: Final = "moorage"
+REFRESH: Final = 300.0
+"""Seconds after which the cluster's keys are read again; they change when an administrator rotates them."""
+_ALGORITHMS: Final = ("ES256", "RS256")
+
+
+def user_issuer(settings: PlatformSettings, keys: SigningKeys) -> Issuer:
+    """The issuer of user tokens. Its only key so far is the one for trying out, trusted where `localTokens` says so."""
+    return Issuer(
+        issuer=settings.issuer,
+        audiences=[settings.installation],
+        algorithms=["ES256"],
+        keys=[dict(tokens.public_jwk(keys.token))] if settings.local_tokens else [],
+        subject="user",
+    )
+
+
+class ClusterIssuer:
+    """The cluster's service-account issuer. Pods may not read its keys with a token of our audience: we ship them."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._known: Issuer | None = None
+        self._read_at = 0.0
+        self._reading = asyncio.Lock()
+
+    async def get(self) -> Issuer | None:
+        """The issuer with its keys; ``None``: the cluster does not tell, so no module can call another."""
+        async with self._reading:
+            if self._known is None or time.monotonic() - self._read_at > REFRESH:
+                await self._read()
+            return self._known
+
+    async def _read(self) -> None:
+        self._read_at = time.monotonic()
+        try:
+            about = await self._cluster.request("GET", "/.well-known/openid-configuration")
+            found = await self._cluster.request("GET", "/openid/v1/jwks")
+        except ApiError as error:
+            logger.warning(
+                "cannot read the cluster's token issuer, modules cannot call each other: %s", error
+            )
+            return
+        self._known = _issuer(about, found)
+
+
+def _issuer(about: dict[str, Any], found: dict[str, Any]) -> Issuer | None:
+    keys = [
+        {name: key[name] for name in ("kty", "kid", "alg", "use", "n", "e", "crv", "x", "y") if name in key}
+        for key in found.get("keys", [])
+        if key.get("alg") in _ALGORITHMS
+    ]
+    if not keys or not about.get("issuer"):
+        return None
+    algorithms = sorted({key["alg"] for key in keys})
+    return Issuer.model_validate(
+        {
+            "issuer": about["issuer"],
+            "audiences": [MODULE_AUDIENCE],
+            "algorithms": algorithms,
+            "keys": sorted(keys, key=lambda key: str(key.get("kid"))),
+            "subject": "module",
+        }
+    )

@@ -2,19 +2,25 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from moorage.guard import signing, tokens
 from moorage.guard.headers import TrustedProxies
+from moorage.guard.policy import BaseDocument, Issuer, PermissionPolicy, Rule
 from moorage.metrics import Metrics
 from moorage_gateway.forward.upstream import Upstream, open_clients
 from moorage_gateway.proxy import Proxy, Target
-from moorage_gateway.server import Server
+from moorage_gateway.server import Running, Server
 
+USER = UUID("3f0c8a52-6f0e-4f0b-9d53-0d7c5b1a2e11")
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 RawHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -82,6 +88,10 @@ class Net:
         listening = await self._stack.enter_async_context(_listening(server))
         return Edge(listening, proxy, target, server)
 
+    async def start(self, running: AbstractAsyncContextManager[Running]) -> Running:
+        """Enter *running*, the context of a whole sidecar or gateway."""
+        return await self._stack.enter_async_context(running)
+
     async def client(self) -> aiohttp.ClientSession:
         """A client without any cleverness of its own."""
         return await self._stack.enter_async_context(
@@ -103,6 +113,63 @@ async def _listening(server: web.Server) -> AsyncIterator[int]:
 
 async def _stop(server: asyncio.Server) -> None:
     server.close()
+
+
+class Policies:
+    """Signs policies for one module, and tokens that they accept."""
+
+    def __init__(self, folder: Path, *, namespace: str = "default", module: str = "blog") -> None:
+        self.folder = folder
+        self.namespace, self.module = namespace, module
+        self._signing = signing.new_key()
+        self._token_key = tokens.new_es256_key()
+        self._sequence = 0
+
+    def write(self, *rules: Rule, grants: dict[str, list[str]] | None = None, **conditions: str) -> None:
+        """Put a document with *rules* in force; *conditions* are by permission code, with `_` for dots."""
+        self._sequence += 1
+        codes = {rule.permission for rule in rules if rule.permission} | set((grants or {}).get("author", []))
+        document = BaseDocument(
+            namespace=self.namespace,
+            module=self.module,
+            sequence=self._sequence,
+            issued_at="2027-01-15T08:00:00Z",
+            issuers=[
+                Issuer(
+                    issuer="https://moorage.test",
+                    audiences=["test"],
+                    algorithms=["ES256"],
+                    keys=[dict(tokens.public_jwk(self._token_key))],
+                    subject="user",
+                )
+            ],
+            rules=list(rules),
+            permissions={
+                code: PermissionPolicy(condition=conditions.get(code.replace(".", "_"))) for code in codes
+            },
+            grants=grants or {},
+        )
+        signing.write_folder(self.folder, document, self._signing)
+
+    def token(self, *roles: str, user: UUID = USER, tenant: str | None = None) -> str:
+        """A user's access token."""
+        return tokens.issue_user_token(
+            self._token_key,
+            issuer="https://moorage.test",
+            audience="test",
+            user_id=user,
+            roles=roles,
+            tenant_id=tenant,
+        )
+
+    def bearer(self, *roles: str, **more: Any) -> dict[str, str]:
+        """The field that carries `token`."""
+        return {"Authorization": f"Bearer {self.token(*roles, **more)}"}
+
+
+@pytest.fixture
+def policies(tmp_path: Path) -> Policies:
+    return Policies(tmp_path / "policy")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,9 +125,9 @@ def _add_app_probes(admin: web.Application, probes: AppProbes) -> None:
     )
 
 
-def load_settings() -> Settings:
-    """The sidecar's settings, from its environment; raises `ConfigError`."""
-    return load({"upstream": UpstreamSettings})
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """The sidecar's settings, from *environ* (``None``: this process's); raises `ConfigError`."""
+    return load({"upstream": UpstreamSettings}, environ=environ)
 
 
 def run() -> None:

@@ -7,6 +7,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
+from moorage.guard.tokens import issue_user_token
+from moorage_operator.local.runner import SETTINGS
 from runup import Up, moorage
 
 pytestmark = pytest.mark.local
@@ -91,11 +94,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 
 def token(up: Up, user: str, *roles: str) -> str:
-    """What `moorage token` prints."""
-    flags = [part for role in roles for part in ("--role", role)]
-    done = moorage("token", "--user", user, *flags, cwd=up.cwd)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    """An access token of this run's issuer, as `moorage token` makes it."""
+    return issue_user_token(
+        (up.cwd / ".moorage/keys/token.pem").read_bytes(),
+        issuer=SETTINGS.issuer,
+        audience=SETTINGS.installation,
+        user_id=uuid.uuid5(uuid.NAMESPACE_DNS, user),
+        roles=roles,
+    )
 
 
 # -- requests
@@ -180,20 +186,19 @@ def test_keys_and_passwords_stay_out_of_output_and_logs(running: Up) -> None:
 
 def test_a_saved_permission_reaches_the_running_process(running: Up) -> None:
     """No restart: a policy with a higher sequence is signed and the guard loads it."""
-    editor = token(running, "erin", "editor-in-chief")
+    editor = token(running, "erin", "chief")
     assert call(running.url + POSTS, "POST", token=editor, body={"title": "x", "content": "y"}).status == 403
     before, position = running.pid_of("blog"), len(running.output)
     permissions = running.cwd / "blog/manifests/permissions.yaml"
-    permissions.write_text(permissions.read_text() + EDITORS)
+    permissions.write_text(
+        permissions.read_text().replace("roles: [author, editor]", "roles: [author, chief]")
+    )
     running.wait_for_output("the process keeps running", after=position)
     assert call(running.url + POSTS, "POST", token=editor, body={"title": "x", "content": "y"}).status in (
         200,
         201,
     )
     assert running.pid_of("blog") == before
-
-
-EDITORS = ""
 
 
 def test_saved_code_restarts_the_module(running: Up) -> None:
@@ -222,7 +227,7 @@ def test_broken_yaml_leaves_what_runs_alone_and_is_explained(running: Up) -> Non
 def test_broken_code_is_explained_and_the_next_save_tries_again(running: Up) -> None:
     source = running.cwd / "blog/src/blog/__init__.py"
     good, position = source.read_text(), len(running.output)
-    source.write_text("this is not python\n")
+    source.write_text("def broken(:\n")
     running.wait_for_output("save a file to try again", after=position)
     assert "SyntaxError" in running.output[position:]
     refused = call(running.url + POSTS)
@@ -239,6 +244,15 @@ def test_a_crashed_module_comes_back(running: Up) -> None:
     running.wait_for_output("blog is ready again", after=position)
     assert "blog ended (signal 9); restart in 0.5 s" in running.output[position:]
     assert until(running.url + POSTS, 200, token=token(running, "alice")).status == 200
+
+
+def test_a_killed_database_comes_back_with_its_data(running: Up) -> None:
+    alice = token(running, "alice", "author")
+    created = call(running.url + POSTS, "POST", token=alice, body={"title": "kept", "content": "x"})
+    position = len(running.output)
+    os.kill(running.pid_of("postgres"), signal.SIGKILL)
+    running.wait_for_output("PostgreSQL was gone and was started again", after=position)
+    assert until(f"{running.url}{POSTS}/{created.body['id']}", 200, token=alice).body["title"] == "kept"
 
 
 # -- starting and stopping

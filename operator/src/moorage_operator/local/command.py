@@ -135,7 +135,7 @@ async def _follow(options: Options, console: Console, session: Session, interrup
     if not options.machine:
         following = "; watching for changes" if options.watch else ""
         console.say(f"Following the logs{following}. Ctrl-C stops everything.\n", "dim")
-    session.view.show()
+    session.show_logs()
     if not options.watch:
         await interruptions.stop.wait()
         return OK
@@ -150,7 +150,7 @@ async def _stop(console: Console, session: Session, interruptions: Interruptions
     if interruptions.stop.is_set():
         console.say("\nStopping; once more Ctrl-C kills.", "dim")
     interruptions.stop.set()
-    session.view.show(console.verbose)
+    session.show_logs(console.verbose)
     began = time.monotonic()
     if await _unless(interruptions.kill, session.stop()):
         console.say(f"Stopped in {time.monotonic() - began:.1f} s; the data stay in the state folder.")

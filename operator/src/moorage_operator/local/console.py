@@ -1,5 +1,6 @@
 """What a person sees: steps with their time, problems, the table, logs; plain text without a terminal."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, TextIO
 
 from rich.console import Console as RichConsole
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -60,7 +62,7 @@ class Console:
 
     def say(self, text: str, style: str = "") -> None:
         """One line of plain text."""
-        self._rich.print(Text(text, style=style), soft_wrap=True)
+        self._print(Text(text, style=style))
 
     def detail(self, text: str) -> None:
         """A line that only `--verbose` shows."""
@@ -99,7 +101,7 @@ class Console:
                 table.add_column(column, overflow="fold")
             for row in rows:
                 table.add_row(*(Text(cell) for cell in row))
-            self._rich.print(table, soft_wrap=False)
+            self._print(table, soft_wrap=False)
             return
         self.say(title)
         widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
@@ -112,7 +114,12 @@ class Console:
         """A line that the process *name* wrote. Its colours stay; other control sequences are dropped."""
         self._width = max(self._width, len(name))
         prefix = Text(f"{name.ljust(self._width)} │ ", style=self._colour(name))
-        self._rich.print(prefix + Text.from_ansi(line), soft_wrap=True)
+        self._print(prefix + Text.from_ansi(line))
+
+    def _print(self, what: RenderableType, *, soft_wrap: bool = True) -> None:
+        # The reader may be gone (`moorage up | head`): no reason to fall over, least of all while stopping.
+        with contextlib.suppress(OSError):
+            self._rich.print(what, soft_wrap=soft_wrap)
 
     def _colour(self, name: str) -> str:
         return self._colours.setdefault(name, _COLOURS[len(self._colours) % len(_COLOURS)])

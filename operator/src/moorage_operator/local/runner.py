@@ -18,7 +18,7 @@ from moorage_operator.local.logs import Log, Sink
 from moorage_operator.local.policies import Policies
 from moorage_operator.local.ports import LOOPBACK, Ports, is_free
 from moorage_operator.local.processes import Zygote
-from moorage_operator.local.service import Phase, Service
+from moorage_operator.local.service import Phase, Service, StartError
 from moorage_operator.local.state import State
 from moorage_operator.local.storage import Storage
 from moorage_operator.plan.job import deadline_seconds, migrates
@@ -121,6 +121,17 @@ class Runner:
         if code != 0:
             last = "\n    ".join(log.recent(8))
             raise ModuleError(f"{label}: its migrations failed, see {log.path}:\n    {last}")
+
+    async def start(self) -> None:
+        """Start the process and wait until it is ready; raises `StartError`."""
+        ports = (self.port, self.admin_port)
+        try:
+            await self.service.start()
+        except StartError:
+            if all(is_free(port) for port in ports):
+                raise
+            # Somebody was quicker with a port that was free a moment ago; `_launch` takes another.
+            await self.service.start()
 
     def rewrite_policy(self) -> int | None:
         """Write the module's policy if it changed; its new sequence."""

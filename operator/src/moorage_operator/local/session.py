@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
 import aiohttp
 
+from moorage.database.embedded import EmbeddedError
 from moorage.guard.policy import BaseDocument
 from moorage_operator.local import probes
 from moorage_operator.local.catalog import Catalog, LocalModule
@@ -21,21 +22,27 @@ from moorage_operator.local.runner import SETTINGS, ModuleError, Platform, Runne
 from moorage_operator.local.service import Service, StartError
 from moorage_operator.local.state import State
 from moorage_operator.local.storage import Storage
+from moorage_operator.plan.pod import Guarding, guarding
 
+_STORAGE_CHECK_S: Final = 1.0
 _REQUEST_TIMEOUT: Final = aiohttp.ClientTimeout(total=10.0)
 
 
 class LogView:
-    """Shows log lines once everything is up; before, they would tear the progress apart."""
+    """Shows log lines once everything is up; before, they would tear the progress apart.
 
-    def __init__(self, console: Console) -> None:
+    *wanted* is asked for every line.
+    """
+
+    def __init__(self, console: Console, wanted: Callable[[], bool] = lambda: True) -> None:
         self._console = console
+        self._wanted = wanted
         self._open = console.verbose
 
     @property
     def open(self) -> bool:
         """Whether it is time."""
-        return self._open
+        return self._open and self._wanted()
 
     def show(self, wanted: bool = True) -> None:
         """Begin, or end, to show lines."""
@@ -43,7 +50,7 @@ class LogView:
 
     def log(self, name: str, line: str) -> None:
         """Show *line* if it is time."""
-        if self._open:
+        if self.open:
             self._console.log(name, line)
 
 
@@ -54,6 +61,7 @@ class Session:
         self.console = console
         self.runners: dict[tuple[str, str], Runner] = {}
         self.view = LogView(console)
+        self._gateway_view = LogView(console, self._gateway_decides)
         ports = Ports({gateway_port})
         self._platform = Platform(
             state=state,
@@ -76,16 +84,22 @@ class Session:
                 self._platform.http,
                 f"http://{LOOPBACK}:{self._gateway_files.admin_port}/ready",
             ),
-            Log("gateway", state.logs, self.view),
+            Log("gateway", state.logs, self._gateway_view),
             say=console.warn,
             changed=self.record,
         )
         self._serving = False
+        self._keeper: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
         """The gateway's URL."""
         return f"http://{LOOPBACK}:{self._gateway_files.port}"
+
+    def show_logs(self, wanted: bool = True) -> None:
+        """Begin, or end, to show what the processes write."""
+        self.view.show(wanted)
+        self._gateway_view.show(wanted)
 
     async def start(self, catalog: Catalog) -> None:
         """Bring up everything of *catalog*. A module that fails has `Runner.problem`; it stops no other.
@@ -103,6 +117,7 @@ class Session:
             self.update_gateway()
             await self._gateway.start()
         self._serving = True
+        self._keeper = asyncio.create_task(self._keep_storage(), name="keep PostgreSQL")
 
     async def add(self, modules: Sequence[LocalModule]) -> None:
         """Prepare and start more modules."""
@@ -141,6 +156,9 @@ class Session:
 
     async def stop(self) -> None:
         """Stop everything in reverse order: gateway, modules, PostgreSQL, the preloaded parent."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
         await self._gateway.stop()
         await asyncio.gather(*(runner.close() for runner in reversed(self.runners.values())))
         await self._stop_storage()
@@ -185,7 +203,7 @@ class Session:
 
     async def _start(self, runner: Runner, does: str) -> bool:
         began = time.monotonic()
-        if not await self._attempt(runner, runner.service.start()):
+        if not await self._attempt(runner, runner.start()):
             return False
         self.console.done(f"{runner.module.label} {does} on {runner.url}", time.monotonic() - began)
         await runner.inspect()
@@ -202,6 +220,11 @@ class Session:
         runner.problem = None
         return True
 
+    def _gateway_decides(self) -> bool:
+        """Whether the gateway's log says what no module's log does; else every request would be shown twice."""
+        modules = [runner.module.module for runner in self.runners.values()]
+        return self.console.verbose or any(guarding(module) is not Guarding.IN_PROCESS for module in modules)
+
     def _on_change(self) -> None:
         """A module's process started or ended: its port may be another one now."""
         self.record()
@@ -217,6 +240,21 @@ class Session:
             self._platform.zygote.adopt(pid)
         self.record()
         self.console.done("PostgreSQL is up", time.monotonic() - began)
+
+    async def _keep_storage(self) -> None:
+        """Start PostgreSQL again when somebody killed it; modules reconnect by themselves."""
+        while True:
+            await asyncio.sleep(_STORAGE_CHECK_S)
+            try:
+                recovered = await self._platform.storage.recover()
+            except EmbeddedError as error:
+                self.console.error(str(error))
+                continue
+            if recovered:
+                self.console.warn("PostgreSQL was gone and was started again")
+                if (pid := self._platform.storage.pid) is not None:
+                    self._platform.zygote.adopt(pid)
+                self.record()
 
     async def _stop_storage(self) -> None:
         if (pid := self._platform.storage.pid) is not None:

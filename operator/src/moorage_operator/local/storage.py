@@ -50,6 +50,14 @@ class Storage:
             self._starting = asyncio.ensure_future(self._server.start())
             self._provisioner = Provisioner(await asyncio.shield(self._starting))
 
+    async def recover(self) -> bool:
+        """Start the server again if it is gone, on the same port, so that DSNs still hold; whether it was gone."""
+        if self._provisioner is None or self._server.pid is not None:
+            return False
+        await self._server.stop()
+        await self._server.start()
+        return True
+
     async def stop(self) -> None:
         """Stop the server; idempotent."""
         provisioner, self._provisioner = self._provisioner, None

@@ -127,11 +127,13 @@ class Watcher:
         label = runner.module.label
         if sequence is None:
             return
-        self._act(f"{label}: policy {sequence} signed and written; the process keeps running")
-        if runner.module.module.spec.app is not None and not await runner.policy_in_force(sequence):
-            self._session.console.warn(
-                f"{label}: its guard has not loaded policy {sequence} yet; see its log"
-            )
+        loads_itself = runner.module.module.spec.app is not None
+        if loads_itself and not await runner.policy_in_force(sequence):
+            self._acted = True
+            self._session.console.warn(f"{label}: its guard has not loaded policy {sequence}; see its log")
+        else:
+            done = "signed and loaded" if loads_itself else "signed and written"
+            self._act(f"{label}: policy {sequence} {done}; the process keeps running")
         await runner.inspect()
 
     async def _renew(self, runner: Runner, *, prepare: bool) -> None:

@@ -47,7 +47,8 @@ PRELOAD: Final = (
     "moorage.cli",
     "moorage.cli.serve",
     "moorage.cli.migrate",
-    "moorage_gateway",
+    "moorage_gateway.commands",
+    "moorage_gateway.gateway.serving",
 )
 _PR_SET_PDEATHSIG: Final = 1
 _GRACE_S: Final = 5.0

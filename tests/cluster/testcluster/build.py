@@ -128,6 +128,16 @@ def go_version() -> str:
     ).stdout.strip()
 
 
+def remove_outdated() -> list[Path]:
+    """Remove what other pins or compilers left in the cache; returns the folders."""
+    current = {family.folder() for family in FAMILIES}
+    names = tuple(f"{family.name}-" for family in FAMILIES)
+    outdated = [p for p in paths.cache_dir().iterdir() if p.name.startswith(names) and p not in current]
+    for folder in outdated:
+        shutil.rmtree(folder)
+    return outdated
+
+
 def tool(name: str) -> Path:
     """Return a client such as kubectl: our build of it, or without a Go toolchain the one on the PATH."""
     if shutil.which("go") is None and (found := shutil.which(name)):

@@ -5,11 +5,14 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 
 from testcluster import build
 from testcluster.build import BuildError
 from testcluster.handle import Cluster, CommandError
+from testcluster.native import layout
+from testcluster.native.images import BuildahImages
 from testcluster.native.network import NetworkError
 from testcluster.packages import PackagesError
 from testcluster.process import ProcessError
@@ -59,6 +62,15 @@ def _build(provider: Provider, options: argparse.Namespace) -> int:
     return 0
 
 
+def _clean(provider: Provider, options: argparse.Namespace) -> int:
+    for folder in build.remove_outdated():
+        sys.stdout.write(f"removed {folder}\n")
+    if options.images:
+        BuildahImages(layout.run_dir()).clean()
+        sys.stdout.write("removed all images and layers\n")
+    return 0
+
+
 def _env(provider: Provider, options: argparse.Namespace) -> int:
     cluster = provider.running()
     if cluster is None:
@@ -82,8 +94,6 @@ def _logs(provider: Provider, options: argparse.Namespace) -> int:
         cluster = provider.running()
         sys.stdout.write(cluster.diagnostics(options.namespace) if cluster else "not running\n")
         return 0
-    from pathlib import Path
-
     for path in map(Path, provider.log_files()):
         if not options.part or path.stem == options.part:
             lines = path.read_text(errors="replace").splitlines()[-options.lines :]
@@ -136,6 +146,8 @@ def _parser() -> argparse.ArgumentParser:
     add("status", _status, "say whether it runs, and where; exit status 1 if not")
     command = add("build", _build, "build programs and base image into the cache, and nothing else")
     command.add_argument("programs", nargs="*", metavar="PROGRAM", help="only these; prints where they lie")
+    command = add("clean", _clean, "remove programs of former pins from the cache")
+    command.add_argument("--images", action="store_true", help="and every image, layer and the base")
     add("env", _env, 'print shell variables: eval "$(python -m testcluster env)"')
     command = add("logs", _logs, "print logs of the cluster's parts, or what happens in a namespace")
     command.add_argument("part", nargs="?", help="only this part, such as kubelet")

@@ -73,6 +73,19 @@ def start_dns(control: ControlPlane) -> None:
     control.supervisor.spawn("coredns", [control.programs["coredns"], "-conf", corefile])
 
 
+def wait_for_dns(control: ControlPlane) -> None:
+    """Wait until CoreDNS has bound its addresses; raises TimedOutError with its log."""
+
+    def answers() -> bool:
+        if control.supervisor.find("coredns") is None:
+            raise RuntimeError(
+                f"CoreDNS ended; does something else listen on port 53 of {layout.NODE_ADDRESS}?"
+            )
+        return _answers(control.state.ports.dns_health, "/health")
+
+    until("CoreDNS answers", answers, 15, explain=lambda: control.supervisor.tail("coredns"))
+
+
 def start_contour(control: ControlPlane) -> None:
     """Start Contour and Envoy; its CRDs have to be established. Returns at once."""
     run, ports, contour = control.run, control.state.ports, control.programs["contour"]
@@ -141,19 +154,20 @@ def wait_for_edge(control: ControlPlane) -> None:
         return control.supervisor.tail("contour") + "\n" + control.supervisor.tail("envoy")
 
     until("the Gateway is programmed", programmed, 60, explain=explain)
+    # Its readiness listener, which Contour configures: the one for HTTP only exists from the first route on.
     until(
-        "Envoy has its configuration", lambda: _answers(control.state.ports.envoy_stats), 30, explain=explain
+        "Envoy has its configuration",
+        lambda: _answers(control.state.ports.envoy_stats, "/ready"),
+        30,
+        explain=explain,
     )
 
 
-def _answers(port: int) -> bool:
-    """Tell whether Envoy's readiness listener, which Contour configures, answers.
-
-    The HTTP listener itself only exists from the first route on.
-    """
+def _answers(port: int, path: str) -> bool:
+    """Tell whether a loopback port answers a path with 200."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
-        connection.request("GET", "/ready")
+        connection.request("GET", path)
         return connection.getresponse().status == 200
     finally:
         connection.close()

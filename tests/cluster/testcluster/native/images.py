@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -89,6 +90,16 @@ class BuildahImages:
                 ctr(self._run, "images", "import", archive)
         return image
 
+    def clean(self) -> None:
+        """Remove every image and layer of the cache."""
+        with self._locked("base"):
+            # It keeps its layers' folder mounted on itself.
+            subprocess.run(
+                ["umount", "--recursive", str(self._home / "storage/overlay")], capture_output=True
+            )
+            for name in ("storage", "storage-run"):
+                shutil.rmtree(self._home / name, ignore_errors=True)
+
     def _build_base(self, reference: str, mirror: str) -> None:
         with tempfile.TemporaryDirectory(dir=self._home) as scratch:
             root, context = Path(scratch) / "rootfs", Path(scratch) / "context"
@@ -120,19 +131,20 @@ class BuildahImages:
 
     def _buildah(self, *args: str) -> str:
         storage, policy = self._home / "storage.conf", self._home / "policy.json"
-        if not policy.exists():
-            # Debian's package only recommends the one with these files.
-            policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
-            (self._home / "registries.conf").write_text("unqualified-search-registries = []\n")
-        storage.write_text(
+        registries = self._home / "registries.conf"
+        # Policy and registries: Debian's package only recommends the one that has these files.
+        _write(policy, '{"default": [{"type": "insecureAcceptAnything"}]}')
+        _write(registries, "unqualified-search-registries = []\n")
+        _write(
+            storage,
             f'[storage]\ndriver = "{self._driver()}"\n'
-            f'graphroot = "{self._home / "storage"}"\nrunroot = "{self._home / "storage-run"}"\n'
+            f'graphroot = "{self._home / "storage"}"\nrunroot = "{self._home / "storage-run"}"\n',
         )
         command, *rest = args
         signature = [f"--signature-policy={policy}"] if command in ("bud", "push") else []
         environment = {
             "CONTAINERS_STORAGE_CONF": str(storage),
-            "CONTAINERS_REGISTRIES_CONF": str(self._home / "registries.conf"),
+            "CONTAINERS_REGISTRIES_CONF": str(registries),
         }
         return _run(["buildah", command, *signature, *rest], environment)
 
@@ -141,8 +153,9 @@ class BuildahImages:
         decided = self._home / "driver"
         if not decided.exists():
             with tempfile.TemporaryDirectory(dir=self._home) as scratch:
-                decided.write_text("overlay" if _overlay_works(Path(scratch)) else "vfs")
-            say(f"image layers are kept with the {decided.read_text()} driver")
+                driver = "overlay" if _overlay_works(Path(scratch)) else "vfs"
+            say(f"image layers are kept with the {driver} driver")
+            _write(decided, driver)
         return decided.read_text()
 
     @contextmanager
@@ -150,6 +163,15 @@ class BuildahImages:
         with (self._home / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _write(path: Path, content: str) -> None:
+    """Write a file whole, and only if it differs: another process may be reading it."""
+    if path.exists() and path.read_text() == content:
+        return
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as unfinished:
+        unfinished.write(content)
+    Path(unfinished.name).rename(path)
 
 
 def _overlay_works(scratch: Path) -> bool:

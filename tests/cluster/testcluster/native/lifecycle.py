@@ -2,7 +2,6 @@
 
 import secrets
 import shutil
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from testcluster.native.api import condition, from_kubeconfig
 from testcluster.native.control_plane import ControlPlane
 from testcluster.native.layout import Ports, State
 from testcluster.native.teardown import sweep
-from testcluster.process import Supervisor
+from testcluster.process import ProcessError, Supervisor
 from testcluster.progress import step
 from testcluster.waiting import until
 
@@ -32,20 +31,26 @@ PROGRAMS = (
     "gateway-api-crds",
 )
 
+_PARTS = frozenset(
+    {
+        *("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"),
+        *("containerd", "kubelet", "kube-proxy", "coredns", "contour", "envoy", "postgres"),
+    }
+)
+"""Every process of a whole cluster."""
+
 
 def running(run: Path) -> State | None:
     """Return the state of a cluster that is up and answers, or None."""
     state = State.read(run)
     if state is None or not state.ready:
         return None
-    alive = Supervisor(run).running()
-    expected = {"etcd", "kube-apiserver", "kubelet", "containerd", "envoy", "contour", "coredns", "postgres"}
-    if not expected <= set(alive):
+    if _PARTS.difference(Supervisor(run).running()):
         return None
     return state if from_kubeconfig(run / "admin.kubeconfig", run / "pki").healthy() else None
 
 
-def up(run: Path, keep: bool) -> State:
+def up(run: Path, keep: bool, cluster_id: str) -> State:
     """Start a fresh cluster in `run`, after ending whatever an earlier run left there.
 
     Raises when it cannot be had; what was started until then is ended again, also when
@@ -56,7 +61,7 @@ def up(run: Path, keep: bool) -> State:
     programs = build.ensure(*PROGRAMS)
     sweep(run)
     shutil.rmtree(run / "logs", ignore_errors=True)
-    state = State(uuid.uuid4().hex, keep, Ports.choose(), secrets.token_urlsafe(24))
+    state = State(cluster_id, keep, Ports.choose(), secrets.token_urlsafe(24))
     state.write(run)
     try:
         with step("cluster"):
@@ -94,7 +99,11 @@ def _start(run: Path, state: State, programs: dict[str, Path]) -> State:
             _wait_for_node(control)
         with step("edge"):
             edge.wait_for_edge(control)
+            edge.wait_for_dns(control)
         postgres.result()
+    if ended := _PARTS.difference(supervisor.running()):
+        logs = "\n".join(f"{name}:\n{supervisor.tail(name)}" for name in sorted(ended))
+        raise ProcessError(f"parts of the cluster ended while it started:\n{logs}")
     state = replace(state, ready=True)
     state.write(run)
     return state

@@ -34,19 +34,20 @@ def sweep(run: Path) -> None:
     supervisor = Supervisor(run)
     state = State.read(run)
     for name in _ORDER:
-        supervisor.stop(name)
+        supervisor.stop(name, grace=1)
     _kill_pods()
     for shim in _shims(run):
         end(shim, grace=1)
     for name in supervisor.running():
-        supervisor.stop(name)
+        # No patience with etcd and the API server, which would wait for watches to end: their data goes anyway.
+        supervisor.stop(name, grace=5 if name == "postgres" else 0.2)
     for stray in supervisor.marked():
         end(stray, grace=1)
     network.down(state.sysctls if state else None)
     _unmount_below(run)
     _remove_cgroups()
-    _remove_leftovers()
     _remove_files(run)
+    _remove_leftovers()
 
 
 def _kill_pods() -> None:
@@ -123,15 +124,20 @@ def _remove_leftovers() -> None:
     containers = Path("/var/log/containers")
     if containers.is_dir():
         for link in containers.iterdir():
+            # The kubelet links to the logs in our run directory, which are gone by now.
             if link.is_symlink() and not link.exists():
                 link.unlink(missing_ok=True)
+    # Fixed in the kubelet's code, whatever its root directory; taken away only if nobody else uses them.
+    for folder in ("/var/lib/kubelet/device-plugins", "/var/lib/kubelet", "/var/log/containers"):
+        with contextlib.suppress(OSError):
+            Path(folder).rmdir()
 
 
 def _remove_files(run: Path) -> None:
     if not run.is_dir():
         return
     for path in run.iterdir():
-        if path.name in ("logs", "lock", "users"):
+        if path.name in ("logs", "lock", "users", "reaper.log"):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -68,9 +69,12 @@ class Native:
             try:
                 state = lifecycle.running(self.run)
                 if state is None:
-                    state = lifecycle.up(self.run, keep)
-                    if not keep:
-                        self._start_reaper(state)
+                    previous = State.read(self.run)
+                    # Who asked to keep it does not want less of the one that replaces a broken one.
+                    keep = keep or (previous is not None and previous.keep and previous.ready)
+                    cluster_id = uuid.uuid4().hex
+                    self._start_reaper(cluster_id)  # first: we may be killed while starting
+                    state = lifecycle.up(self.run, keep, cluster_id)
                 elif keep and not state.keep:
                     state = replace(state, keep=True)
                     state.write(self.run)
@@ -108,13 +112,16 @@ class Native:
     def reap(self, cluster_id: str) -> None:
         """Wait until nobody uses the cluster any more, and end it then, if it is still that one.
 
-        This is what cleans up after a test run that was killed. It runs as a process of its own.
+        One that is kept stays, unless it never became ready. This is what cleans up after a
+        command or test run that was killed; it runs as a process of its own.
         """
         with (self.run / "users").open("a") as users:
             fcntl.flock(users, fcntl.LOCK_EX)
         with self._exclusive():
             state = State.read(self.run)
-            if state is not None and state.id == cluster_id and not state.keep and self._unused():
+            if state is None or state.id != cluster_id or (state.keep and state.ready):
+                return
+            if self._unused():
                 sweep(self.run)
 
     def _handle(self, state: State) -> Cluster:
@@ -158,13 +165,12 @@ class Native:
                 return False
             return True
 
-    def _start_reaper(self, state: State) -> None:
+    def _start_reaper(self, cluster_id: str) -> None:
         # Not marked as a process of the cluster: ending the cluster must not end it midway.
         environment = {**os.environ, "PYTHONPATH": str(paths.SOURCE), "MOORAGE_TEST_RUN_DIR": str(self.run)}
-        log = self.run / "logs" / "reaper.log"
-        with log.open("a") as output:
+        with (self.run / "reaper.log").open("a") as output:
             reaper = subprocess.Popen(
-                [sys.executable, "-m", "testcluster", "reap", state.id],
+                [sys.executable, "-m", "testcluster", "reap", cluster_id],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -49,7 +49,12 @@ def test_the_reason_is_for_logs_alone() -> None:
 
 def test_code_status_details_and_headers_can_be_chosen() -> None:
     error = errors.Conflict("Taken.", code="email_taken", status=412, details={"a": 1}, headers={"X-A": "b"})
-    assert (error.code, error.status, error.details, error.headers) == ("email_taken", 412, {"a": 1}, {"X-A": "b"})
+    assert (error.code, error.status, error.details, error.headers) == (
+        "email_taken",
+        412,
+        {"a": 1},
+        {"X-A": "b"},
+    )
     assert errors.Conflict().code == "conflict"
 
 

@@ -69,7 +69,13 @@ def make_document(issuer: Issuer) -> Callable[..., BaseDocument]:
                 Rule(name="list", methods=["GET"], path="/posts", auth="none"),
                 Rule(name="read", methods=["GET"], path="/posts/{id}", auth="optional"),
                 Rule(name="me", methods=["GET"], path="/me"),
-                Rule(name="create", methods=["POST"], path="/posts", permission="blog.post.create", max_body=100),
+                Rule(
+                    name="create",
+                    methods=["POST"],
+                    path="/posts",
+                    permission="blog.post.create",
+                    max_body=100,
+                ),
                 Rule(
                     name="publish",
                     methods=["POST"],
@@ -124,7 +130,11 @@ def ask(guard: Guard, make_token: Callable[..., str]) -> Ask:
     """Decide on a request, with a token for *roles* if any are given (an empty tuple: a token without roles)."""
 
     def decide(
-        method: str, target: str, roles: tuple[str, ...] | None = None, by: Guard | None = None, **headers: str
+        method: str,
+        target: str,
+        roles: tuple[str, ...] | None = None,
+        by: Guard | None = None,
+        **headers: str,
     ) -> Decision:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if roles is not None:

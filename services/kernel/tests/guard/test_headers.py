@@ -9,13 +9,13 @@ from moorage.guard import headers as h
 from moorage.guard.headers import TrustedProxies
 
 CLAIMS = [
-    "X-Moorage-User", "X-Moorage-Tenant", "X-Moorage-Roles", "X-Moorage-Anything", "X-User-Id", "x_user_id", "X_USER_ID",
-    "X-User_Id", "X.User.Id", "X_Forwarded_User", "X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Groups",
-    "X-Forwarded-Access-Token", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Prefix",
-    "Forwarded", "X-Real-IP", "x_real_ip", "True-Client-IP", "CF-Connecting-IP", "X-Client-IP", "X-Remote-User",
-    "Remote-User", "REMOTE_USER", "X-Auth-Request-User", "X-WebAuth-User", "X-Tenant-Id", "X-Roles",
-    "X-Original-URL", "X-Rewrite-URL", "X-HTTP-Method-Override", "X_HTTP_Method_Override", "X-Method-Override",
-    "X-SSL-Client-Cert", "X-Forwarded-Client-Cert", "Proxy",
+    "X-Moorage-User", "X-Moorage-Tenant", "X-Moorage-Roles", "X-Moorage-Anything", "X-User-Id", "x_user_id",
+    "X_USER_ID", "X-User_Id", "X.User.Id", "X_Forwarded_User", "X-Forwarded-User", "X-Forwarded-Email",
+    "X-Forwarded-Groups", "X-Forwarded-Access-Token", "X-Forwarded-For", "X-Forwarded-Host",
+    "X-Forwarded-Proto", "X-Forwarded-Prefix", "Forwarded", "X-Real-IP", "x_real_ip", "True-Client-IP",
+    "CF-Connecting-IP", "X-Client-IP", "X-Remote-User", "Remote-User", "REMOTE_USER", "X-Auth-Request-User",
+    "X-WebAuth-User", "X-Tenant-Id", "X-Roles", "X-Original-URL", "X-Rewrite-URL", "X-HTTP-Method-Override",
+    "X_HTTP_Method_Override", "X-Method-Override", "X-SSL-Client-Cert", "X-Forwarded-Client-Cert", "Proxy",
 ]  # fmt: skip
 HONEST = [
     "Host", "Authorization", "Cookie", "Accept", "Content-Type", "Content-Length", "User-Agent", "X-Request-ID",
@@ -26,7 +26,9 @@ HONEST = [
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_a_header_that_claims_an_identity_is_taken_off(name: str) -> None:
-    given_headers = CIMultiDict([(name, "root"), ("Accept", "*/*"), (name.lower(), "root2"), (name.upper(), "r")])
+    given_headers = CIMultiDict(
+        [(name, "root"), ("Accept", "*/*"), (name.lower(), "root2"), (name.upper(), "r")]
+    )
     assert h.has_identity(given_headers)
     assert list(h.without_identity(CIMultiDictProxy(given_headers)).items()) == [("Accept", "*/*")]
 
@@ -42,18 +44,24 @@ def test_other_headers_stay(name: str) -> None:
 def test_no_spelling_of_a_claim_stays(name: str, data: st.DataObject) -> None:
     """Case, and each of `-`, `_` and `.` for another: CGI and frameworks read them as the same name."""
     spelled = "".join(
-        data.draw(st.sampled_from("-_.")) if char in "-_." else data.draw(st.sampled_from([char.lower(), char.upper()]))
+        data.draw(st.sampled_from("-_."))
+        if char in "-_."
+        else data.draw(st.sampled_from([char.lower(), char.upper()]))
         for char in name
     )
     assert h.is_identity_header(spelled)
 
 
-@pytest.mark.parametrize("value", ["a", "0b5a1c2d", "3f0c8a52-6f0e-4f0b-9d53-0d7c5b1a2e11", "req_1.2-3", "A" * 64])
+@pytest.mark.parametrize(
+    "value", ["a", "0b5a1c2d", "3f0c8a52-6f0e-4f0b-9d53-0d7c5b1a2e11", "req_1.2-3", "A" * 64]
+)
 def test_a_decent_request_id_is_kept(value: str) -> None:
     assert h.request_id(CIMultiDict({"x-request-id": value})) == value
 
 
-@pytest.mark.parametrize("value", ["", " ", "a b", "a" * 65, "-rf", "../x", "a\r\nX: b", "é", "${jndi:x}", "<a>", "a;b", "a,b"])
+@pytest.mark.parametrize(
+    "value", ["", " ", "a b", "a" * 65, "-rf", "../x", "a\r\nX: b", "é", "${jndi:x}", "<a>", "a;b", "a,b"]
+)
 def test_another_request_id_is_replaced(value: str) -> None:
     made = h.request_id(CIMultiDict({"X-Request-ID": value}))
     assert made != value

@@ -76,7 +76,9 @@ def test_the_most_specific_rule_wins(
     assert (rule.name, values) == (name, params)
 
 
-@pytest.mark.parametrize("path", ["/", "/post", "/posts/7/unknown", "/posts/7/publish/now", "/Posts", "/posts."])
+@pytest.mark.parametrize(
+    "path", ["/", "/post", "/posts/7/unknown", "/posts/7/publish/now", "/Posts", "/posts."]
+)
 def test_an_unknown_path_is_404(path: str) -> None:
     with pytest.raises(NotFound):
         Matcher(BLOG).match("GET", "", path)
@@ -119,7 +121,21 @@ def test_a_rule_without_a_host_is_not_reached_where_there_is_none() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/a//b", "//", "/a/**/b", "/{a}/{a}", "/{1}", "/{a}b", "/a*", "/*", "/%20", "/..", "/a/.", "/a;b", "/{a"],
+    [
+        "/a//b",
+        "//",
+        "/a/**/b",
+        "/{a}/{a}",
+        "/{1}",
+        "/{a}b",
+        "/a*",
+        "/*",
+        "/%20",
+        "/..",
+        "/a/.",
+        "/a;b",
+        "/{a",
+    ],
 )
 def test_a_path_that_means_nothing_is_not_compiled(path: str) -> None:
     with pytest.raises(PatternError, match="path"):
@@ -202,7 +218,9 @@ def _kinds(pattern: str) -> list[int]:
     return [2 if part == "**" else 1 if part.startswith("{") else 0 for part in pattern.split("/") if part]
 
 
-def reference(all_rules: Sequence[R], method: str, host: str, path: str) -> tuple[str, dict[str, str]] | set[str]:
+def reference(
+    all_rules: Sequence[R], method: str, host: str, path: str
+) -> tuple[str, dict[str, str]] | set[str]:
     """The slow, plain reading of the rules: all that fit, ordered by host, path and method."""
     fitting = []
     for rule in all_rules:

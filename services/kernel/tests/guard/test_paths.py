@@ -84,9 +84,7 @@ def test_whatever_passes_reads_the_same_to_everyone(text: str) -> None:
 def test_honest_segments_come_through(parts: list[str]) -> None:
     """Any printable text that hides nothing can be a segment, if it is percent-encoded."""
     honest = [
-        part
-        for part in parts
-        if part.isprintable() and part.strip(".") and not set(part) & set("/\\%")
+        part for part in parts if part.isprintable() and part.strip(".") and not set(part) & set("/\\%")
     ] or ["posts"]
     target = "/" + "/".join(quote(part, safe="") for part in honest)
     assert parse_target(target).path.split("/")[1:] == honest

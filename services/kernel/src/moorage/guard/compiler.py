@@ -5,22 +5,16 @@ Used by the operator's planner, local mode and the testing kit; serving modules 
 """
 
 import contextlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from moorage.guard.conditions import ConditionError, compile_condition
 from moorage.guard.matcher import Matcher, PatternError
 from moorage.guard.policy import BaseDocument, Issuer, PermissionPolicy, Rule
-from moorage_crds import paths, units
 from moorage_crds.problems import Problem
 from moorage_crds.v1alpha1 import Module, Permission, Route
-from moorage_crds.v1alpha1.route import RouteRule
 
-DEFAULT_TIMEOUT: Final = "30s"
-DEFAULT_MAX_BODY: Final = "1Mi"
 DEFAULT_NAMESPACE: Final = "default"
-_CODE = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?(\.[a-z]([-a-z0-9]*[a-z0-9])?){2}")
 
 
 class CompileError(ValueError):
@@ -86,31 +80,23 @@ def compile_base(
 
 
 def _rules(route: Route) -> Iterator[tuple[str, Rule]]:
-    """The route's rules with their field paths, defaults of the Route filled in."""
-    for index, rule in enumerate(route.spec.rules):
-        timeout = rule.timeout or route.spec.timeout or DEFAULT_TIMEOUT
-        max_body = rule.max_body or route.spec.max_body or DEFAULT_MAX_BODY
+    """The route's rules with their field paths, defaults filled in."""
+    for index, written in enumerate(route.spec.rules):
+        rule = route.spec.effective(written)
         yield (
             f"spec.rules[{index}]",
+            # Not validated here: what is wrong is to become a Problem with its field.
             Rule.model_construct(
                 name=rule.name,
-                hosts=sorted(route.spec.hosts),
+                hosts=sorted(rule.hosts),
                 methods=sorted(set(rule.methods)),
-                path=paths.join(route.spec.prefix, rule.path),
-                auth=rule.auth or route.spec.auth or "required",
-                permission=_permission(rule, route),
-                timeout_ms=units.duration_ms(timeout),
-                max_body=units.quantity_bytes(max_body),
+                path=rule.path,
+                auth=rule.auth,
+                permission=rule.permission,
+                timeout_ms=rule.timeout_ms,
+                max_body=rule.max_body_bytes,
             ),
         )
-
-
-def _permission(rule: RouteRule, route: Route) -> str | None:
-    if rule.permission is not None:
-        return rule.permission
-    # A Route's default permission is for its guarded rules: a rule that says `auth: none` for itself has
-    # opted out.
-    return None if rule.auth in ("none", "optional") else route.spec.permission
 
 
 def _permissions_of(module: Module, permissions: Iterable[Permission]) -> Iterator[Permission]:
@@ -165,13 +151,6 @@ def _pattern_problems(rules: Sequence[tuple[Route, str, Rule]]) -> Iterator[Prob
 
 def _condition_problems(permissions: Sequence[Permission]) -> Iterator[Problem]:
     for permission in permissions:
-        if _CODE.fullmatch(permission.code) is None:
-            yield _problem(
-                permission,
-                "metadata.name",
-                f"{permission.code} is not a permission's code",
-                "write <module>.<resource>.<action> in lower case",
-            )
         if permission.spec.condition is not None:
             try:
                 compile_condition(permission.spec.condition)
@@ -180,8 +159,7 @@ def _condition_problems(permissions: Sequence[Permission]) -> Iterator[Problem]:
 
 
 def _problem(resource: Route | Permission, field: str, message: str, mend: str) -> Problem:
-    name = f"{resource.kind} {_namespace(resource)}/{resource.metadata.name}"
-    return Problem(source="", resource=name, field=field, message=message, mend=mend)
+    return Problem(source="", resource=resource.label, field=field, message=message, mend=mend)
 
 
 def _namespace(resource: Module | Route | Permission) -> str:

@@ -1,5 +1,6 @@
 """The two commands of this distribution; each imports what it runs only when it is called."""
 
+import os
 from pathlib import Path
 
 import click
@@ -37,6 +38,10 @@ def sidecar() -> None:
     MOORAGE_NAMESPACE/MOORAGE_MODULE, and passes what is allowed on to 127.0.0.1:UPSTREAM_PORT (8081), with
     X-Moorage-User, -Tenant and -Roles. Health of both, metrics and policy on ADMIN_HOST:ADMIN_PORT (0.0.0.0:9901).
     """
+    # The app is on loopback, in the clear. aiohttp reads all certificates of the machine when it is imported,
+    # twice: 2 MiB that every pod would pay for, and half of the start.
+    os.environ.setdefault("SSL_CERT_FILE", os.devnull)
+
     from moorage.config import ConfigError
     from moorage_gateway.sidecar import serving
 

@@ -20,11 +20,27 @@ def revision(module: Module, spec: Manifest, world: World) -> str:
     return names.digest({"pod": spec, "secrets": secrets, "version": module.spec.version})
 
 
-def deployment(module: Module, settings: PlatformSettings, spec: Manifest, revision_: str) -> Manifest:
+def secret_fingerprints(template: Manifest) -> dict[str, str]:
+    """The fingerprints that a pod template was made with, for whoever may not read the Secrets."""
+    text = template.get("metadata", {}).get("annotations", {}).get(names.ANNOTATION_SECRETS, "")
+    return dict(entry.split("=", 1) for entry in text.split(",") if "=" in entry)
+
+
+def deployment(
+    module: Module, settings: PlatformSettings, spec: Manifest, revision_: str, world: World
+) -> Manifest:
     """The Deployment at revision *revision_*: a new pod serves before an old one goes."""
     selector = names.pod_selector(module.metadata.name)
     revision_label = {names.LABEL_REVISION: revision_}
     pod_labels = names.labels(module.metadata.name, module.spec.version, settings.installation)
+    template: Manifest = {
+        "metadata": {"labels": pod_labels | selector | revision_label},
+        "spec": with_revision(spec, revision_),
+    }
+    found = {ref.name: world.secrets.get(ref.name) for ref in module.spec.secret_refs}
+    if any(found.values()):
+        shown = ",".join(f"{name}={found[name]}" for name in sorted(found) if found[name])
+        template["metadata"]["annotations"] = {names.ANNOTATION_SECRETS: shown}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -34,9 +50,6 @@ def deployment(module: Module, settings: PlatformSettings, spec: Manifest, revis
             "selector": {"matchLabels": selector},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "revisionHistoryLimit": 2,
-            "template": {
-                "metadata": {"labels": pod_labels | selector | revision_label},
-                "spec": with_revision(spec, revision_),
-            },
+            "template": template,
         },
     }

@@ -68,7 +68,8 @@ class PolicyReport:
     sequence: int | None = None
     unbound_rules: tuple[str, ...] = ()
     missing_loaders: tuple[str, ...] = ()
-    bypassable: bool = False
+    bypassable: tuple[str, ...] = ()
+    """Sockets beyond loopback on which the app behind a sidecar listens."""
     error: str | None = None
     answered: bool = True
 

@@ -186,7 +186,7 @@ def _objects(
     config = configmap.config_map(module, settings)
     config_name = config["metadata"]["name"]
     result = [service.service_account(module, settings), config]
-    secret_name = None
+    secret_name = world.database_secret if module.spec.database is not None else None
     if world.database is not None and module.spec.database is not None:
         database = secret.database_secret(module, settings, world.database)
         secret_name = database["metadata"]["name"]
@@ -195,7 +195,7 @@ def _objects(
     revision = deployment.revision(module, spec, world)
     result.append(network_policy(module, settings))
     result.append(service.service(module, settings))
-    result.append(deployment.deployment(module, settings, spec, revision))
+    result.append(deployment.deployment(module, settings, spec, revision, world))
     budget = pod_disruption_budget(module, settings)
     if budget is not None:
         result.append(budget)

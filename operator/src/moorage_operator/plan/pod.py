@@ -147,7 +147,7 @@ def _listening(module: Module, settings: PlatformSettings, mode: Guarding) -> di
 def _trusted_proxies(settings: PlatformSettings) -> dict[str, str]:
     if not settings.trusted_proxies:
         return {}
-    return {"TRUSTED_PROXIES": ",".join(settings.trusted_proxies)}
+    return {"SERVER_TRUSTED_PROXIES": ",".join(settings.trusted_proxies)}
 
 
 def _app_probes(module: Module, mode: Guarding) -> Manifest:
@@ -206,13 +206,15 @@ def _probes_through_guard(module: Module) -> Manifest:
     probes = module.spec.probes
     result: Manifest = {}
     if probes.liveness is not None:
-        result["livenessProbe"] = _probe(probes.liveness, "/healthz", container.ADMIN_PORT)
-        startup = probes.startup or probes.liveness
-        failures = max(startup.failures, STARTUP_SECONDS)
-        result["startupProbe"] = _probe(startup, "/healthz", container.ADMIN_PORT) | {
-            "periodSeconds": 1,
-            "failureThreshold": failures,
+        result["livenessProbe"] = _probe(probes.liveness, "/app/healthz", container.ADMIN_PORT)
+    startup = probes.startup or probes.liveness
+    if startup is not None:
+        failures = probes.startup.failures if probes.startup is not None else STARTUP_SECONDS
+        result["startupProbe"] = _probe(startup, "/app/startup", container.ADMIN_PORT) | {
+            "failureThreshold": failures
         }
+        if probes.startup is None:
+            result["startupProbe"]["periodSeconds"] = 1
     return result
 
 
@@ -268,4 +270,6 @@ def _sidecar_variables(module: Module, settings: PlatformSettings) -> dict[str, 
         result["UPSTREAM_HEALTH_PATH"] = probes.liveness.path
     if probes.readiness is not None:
         result["UPSTREAM_READY_PATH"] = probes.readiness.path
+    if probes.startup is not None:
+        result["UPSTREAM_STARTUP_PATH"] = probes.startup.path
     return result | _trusted_proxies(settings)

@@ -200,13 +200,13 @@ def _policy(plan: ModulePlan | None, observed: Observed) -> Fact:
     if behind:
         pods = ", ".join(sorted(one.pod + (f" ({one.error})" if one.error else "") for one in behind))
         return _no("PolicyLoaded", Refusal("Loading", f"not loaded yet by {pods}"))
-    bypassable = sorted(one.pod for one in _current_reports(plan, observed) if one.bypassable)
+    bypassable = sorted({socket for one in _current_reports(plan, observed) for socket in one.bypassable})
     if bypassable and not observed.bypass_allowed:
         return _no(
             "PolicyLoaded",
             Refusal(
                 "Bypassable",
-                f"the app of {', '.join(bypassable)} listens beyond loopback, so the guard can be passed by; let it "
+                f"the app listens on {', '.join(bypassable)}, beyond loopback, so the guard can be passed by; let it "
                 "listen on $HOST:$PORT, or let the installation allow it with the chart value "
                 "`allow.<namespace>.bypassable`",
             ),

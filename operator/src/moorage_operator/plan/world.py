@@ -36,3 +36,5 @@ class World:
     """Fingerprint of each Secret in `spec.secretRefs`; ``None``: it does not exist."""
     database: DatabaseAccess | None = None
     """``None``: there is none (yet), or the Module wants none."""
+    database_secret: str | None = None
+    """Name of the live Secret with the access, where its content is not for the planner's eyes (`moorage plan`)."""

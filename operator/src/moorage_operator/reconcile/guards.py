@@ -81,7 +81,7 @@ def report(pod: PodFact, content: bytes) -> PolicyReport:
         sequence=sequence if loaded else None,
         unbound_rules=_names(answer.get("unbound_rules")),
         missing_loaders=_names(answer.get("missing_loaders")),
-        bypassable=answer.get("bypassable") is True,
+        bypassable=_names(answer.get("bypassable")),
         error=str(error)[:512] if error else None,
     )
 

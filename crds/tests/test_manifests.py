@@ -1,12 +1,17 @@
 """Loading manifests: what is declared, and every mistake told by line, field and mend."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from moorage_crds import manifests
+from moorage_crds import manifests, yaml_source
 from moorage_crds.manifests import ManifestSet
 
 MODULE = """\
@@ -209,3 +214,40 @@ def test_an_object_that_is_wrong_is_parsed_to_problems() -> None:
     assert [(problem.resource, problem.field, problem.source) for problem in problems] == [
         ("Module -/blog", "spec.version", "")
     ]
+
+
+WRONG = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=2)
+WRONG |= st.dictionaries(st.sampled_from(["name", "path", "kind", "a.b", ""]), st.integers(), max_size=2)
+GOOD = [
+    *yaml.safe_load_all(f"{MODULE}---\n{ROUTE}"),
+    yaml.safe_load("apiVersion: v1\nkind: List\nitems: [{}]"),
+]
+
+
+def places(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    yield path
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from places(value, (*path, key))
+    if isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from places(value, (*path, index))
+
+
+@given(st.data(), st.sampled_from(GOOD), WRONG)
+def test_whatever_stands_in_whichever_place_is_told_and_never_raises(
+    data: Any, good: Any, wrong: Any
+) -> None:
+    path = data.draw(st.sampled_from(list(places(good))))
+    document: Any = {"": json.loads(json.dumps(good))}
+    owner = document
+    for part in ("", *path)[:-1]:
+        owner = owner[part]
+    owner[("", *path)[-1]] = wrong
+    loader = manifests._Loader("default")
+    documents, problems = yaml_source.parse(json.dumps(document[""]), "x.yaml")
+    for one in documents:
+        loader.add(one)
+    for problem in (*problems, *loader.result().check()):
+        assert problem.message
+        assert problem.source == "x.yaml:1"

@@ -147,7 +147,8 @@ def _choice_sentence(field: _Field, shown: str) -> tuple[str, str]:
     choices = field.choices
     listed = f"{', '.join(choices[:-1])} or {choices[-1]}" if len(choices) > 1 else "".join(choices)
     near = _nearest(shown, choices, cutoff=0.6)
-    return f"must be {listed}, not `{shown}`", f"write `{near}`" if near else f"write `{field.example}`"
+    message = f"must be {listed}, not `{shown}`" if shown else f"must be {listed}"
+    return message, f"write `{near}`" if near else f"write `{field.example}`"
 
 
 def _bound_sentence(kind: str, context: Mapping[str, Any], shown: str) -> tuple[str, str] | None:

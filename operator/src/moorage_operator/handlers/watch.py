@@ -12,6 +12,8 @@ from moorage_operator.apply.kinds import Kind
 from moorage_operator.handlers import children, module, permission, route
 from moorage_operator.handlers.sink import Sink
 
+_IDENTITY: Any = "moorage-operator"
+"""Only peering uses it; kopf's own guess asks for the user's name, which a container's user does not have."""
 _INACTIVITY = 70.0
 """Seconds without even a bookmark after which a watch counts as dead (kopf #1276)."""
 
@@ -86,6 +88,7 @@ async def watch(
         registry=registry,
         settings=settings,
         standalone=True,
+        identity=_IDENTITY,
         clusterwide=not namespaces,
         namespaces=list(namespaces),
         stop_flag=stop,

@@ -12,6 +12,7 @@ import jwt
 import pytest
 
 from testcluster.handle import Cluster, CommandError
+from testcluster.providers.incluster import PortForward
 from testcluster.waiting import until
 
 pytestmark = pytest.mark.cluster
@@ -261,6 +262,20 @@ def test_a_pod_reaches_the_database(cluster: Cluster, namespace: str, image: str
         "s.sendall(struct.pack('!ii', 8, 80877103)); print('answer', s.recv(1).decode())"
     )
     assert _output_of(cluster, namespace, image, script).strip() in ("answer N", "answer S")
+
+
+def test_a_service_is_reached_through_a_port_forward(cluster: Cluster, web: str) -> None:
+    forward = PortForward(cluster, web, "web", 80)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{forward.port}/hello.txt", timeout=5) as answer:
+            assert answer.read() == b"hello from a pod\n"
+    finally:
+        forward.close()
+
+
+def test_a_port_forward_to_nothing_says_why(cluster: Cluster, namespace: str) -> None:
+    with pytest.raises(CommandError, match='services "absent" not found'):
+        PortForward(cluster, namespace, "absent", 80)
 
 
 def test_exec_runs_in_a_container(cluster: Cluster, web: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from testcluster.process import MARK, Identity, ProcessError, Supervisor, end, start_time
+from testcluster.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -88,7 +89,8 @@ def test_a_process_whose_pid_file_was_lost_is_found_by_its_mark(supervisor: Supe
     identity = supervisor.spawn("orphan", ["sleep", "60"])
     (supervisor.pids / "orphan").unlink()
     assert supervisor.running() == {}
-    assert list(supervisor.marked()) == [identity]
+    # The kernel shows a new program's environment a moment after the program was started.
+    assert until("it is found", lambda: list(supervisor.marked()), 5) == [identity]
     end(identity)
     assert list(supervisor.marked()) == []
 

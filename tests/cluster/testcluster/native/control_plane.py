@@ -124,59 +124,69 @@ class ControlPlane:
         )
 
     def _start_api_server(self) -> None:
-        ca = self.authority.pair.certificate
-        etcd = self.authority.issue("apiserver-etcd", "kube-apiserver")
-        kubelet = self.authority.issue("apiserver-kubelet", "kube-apiserver", ["system:masters"])
-        front = self.authority.issue("front-proxy", "front-proxy-client")
-        accounts = self.authority.service_account_keys()
-        serving = self.authority.issue(
-            "apiserver",
-            "kube-apiserver",
-            hosts=[
-                "kubernetes",
-                "kubernetes.default",
-                "kubernetes.default.svc",
-                "kubernetes.default.svc.cluster.local",
-                "localhost",
-                "127.0.0.1",
-                layout.API_SERVICE_ADDRESS,
-                layout.NODE_ADDRESS,
-            ],
-        )
         self.supervisor.spawn(
             "kube-apiserver",
             [
                 self.programs["kube-apiserver"],
-                # The bridge's address: pods reach it, the machine's own network does not.
-                f"--bind-address={layout.NODE_ADDRESS}",
-                f"--advertise-address={layout.NODE_ADDRESS}",
-                f"--secure-port={self.state.ports.api}",
-                f"--tls-cert-file={serving.certificate}",
-                f"--tls-private-key-file={serving.key}",
-                f"--client-ca-file={ca}",
-                f"--etcd-servers=https://127.0.0.1:{self.state.ports.etcd}",
-                f"--etcd-cafile={ca}",
-                f"--etcd-certfile={etcd.certificate}",
-                f"--etcd-keyfile={etcd.key}",
-                f"--kubelet-client-certificate={kubelet.certificate}",
-                f"--kubelet-client-key={kubelet.key}",
-                f"--kubelet-certificate-authority={ca}",
-                "--kubelet-preferred-address-types=InternalIP",
-                "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
-                f"--service-account-signing-key-file={accounts.key}",
-                f"--service-account-key-file={accounts.certificate}",
+                *self._serving_flags(),
+                *self._client_flags(),
+                *self._account_flags(),
                 f"--service-cluster-ip-range={layout.SERVICE_RANGE}",
                 "--authorization-mode=Node,RBAC",
                 "--enable-admission-plugins=NodeRestriction",
                 "--allow-privileged=true",
-                # Extension API servers (metrics) recognise forwarded users by these.
-                f"--requestheader-client-ca-file={ca}",
-                "--requestheader-allowed-names=front-proxy-client",
-                "--requestheader-username-headers=X-Remote-User",
-                "--requestheader-group-headers=X-Remote-Group",
-                "--requestheader-extra-headers-prefix=X-Remote-Extra-",
-                f"--proxy-client-cert-file={front.certificate}",
-                f"--proxy-client-key-file={front.key}",
                 "--profiling=false",
             ],
         )
+
+    def _serving_flags(self) -> list[str]:
+        """Return where the API server listens, and under which names it answers."""
+        names = [
+            f"kubernetes{suffix}" for suffix in ("", ".default", ".default.svc", ".default.svc.cluster.local")
+        ]
+        addresses = ["127.0.0.1", layout.API_SERVICE_ADDRESS, layout.NODE_ADDRESS]
+        pair = self.authority.issue("apiserver", "kube-apiserver", hosts=[*names, "localhost", *addresses])
+        return [
+            # The bridge's address: pods reach it, the machine's own network does not.
+            f"--bind-address={layout.NODE_ADDRESS}",
+            f"--advertise-address={layout.NODE_ADDRESS}",
+            f"--secure-port={self.state.ports.api}",
+            f"--tls-cert-file={pair.certificate}",
+            f"--tls-private-key-file={pair.key}",
+        ]
+
+    def _client_flags(self) -> list[str]:
+        """Return how the API server presents itself to etcd and the kubelet."""
+        ca = self.authority.pair.certificate
+        etcd = self.authority.issue("apiserver-etcd", "kube-apiserver")
+        kubelet = self.authority.issue("apiserver-kubelet", "kube-apiserver", ["system:masters"])
+        return [
+            f"--etcd-servers=https://127.0.0.1:{self.state.ports.etcd}",
+            f"--etcd-cafile={ca}",
+            f"--etcd-certfile={etcd.certificate}",
+            f"--etcd-keyfile={etcd.key}",
+            f"--kubelet-client-certificate={kubelet.certificate}",
+            f"--kubelet-client-key={kubelet.key}",
+            f"--kubelet-certificate-authority={ca}",
+            "--kubelet-preferred-address-types=InternalIP",
+        ]
+
+    def _account_flags(self) -> list[str]:
+        """Return whom the API server recognises: certificates, service accounts, forwarded users."""
+        ca = self.authority.pair.certificate
+        accounts = self.authority.service_account_keys()
+        front = self.authority.issue("front-proxy", "front-proxy-client")
+        return [
+            f"--client-ca-file={ca}",
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+            f"--service-account-signing-key-file={accounts.key}",
+            f"--service-account-key-file={accounts.certificate}",
+            # Extension API servers (metrics) recognise forwarded users by these.
+            f"--requestheader-client-ca-file={ca}",
+            "--requestheader-allowed-names=front-proxy-client",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            f"--proxy-client-cert-file={front.certificate}",
+            f"--proxy-client-key-file={front.key}",
+        ]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -21,28 +22,7 @@ def start(run: Path, state: State, supervisor: Supervisor) -> None:
     home = run / "postgres"
     home.mkdir(mode=0o711)
     binaries = _install(home / "dist") / "bin"
-    data = home / "data"
-    data.mkdir(mode=0o700)
-    password_file = home / "password"
-    password_file.touch(mode=0o600)
-    password_file.write_text(state.postgres_password)
-    for path in (data, password_file):
-        shutil.chown(path, _SYSTEM_USER)
-    subprocess.run(
-        [
-            *_as_system_user(),
-            binaries / "initdb",
-            *("-D", data, "-U", "postgres", "--pwfile", password_file, "--no-sync"),
-            *("--auth-host=scram-sha-256", "--auth-local=scram-sha-256", "--encoding=UTF8"),
-            *("--locale=C.UTF-8", "--no-instructions"),
-        ],
-        check=True,
-        capture_output=True,
-        cwd="/",
-    )
-    password_file.unlink()
-    with (data / "pg_hba.conf").open("a") as rules:
-        rules.write(f"host all all {layout.POD_RANGE} scram-sha-256\n")
+    data = _initialise(home, binaries, state.postgres_password)
     settings = {
         "listen_addresses": f"127.0.0.1,{layout.NODE_ADDRESS}",
         "port": state.ports.postgres,
@@ -65,8 +45,39 @@ def start(run: Path, state: State, supervisor: Supervisor) -> None:
     until("PostgreSQL listens", answers, 30, explain=lambda: supervisor.tail("postgres"))
 
 
+def _initialise(home: Path, binaries: Path, password: str) -> Path:
+    """Create an empty database cluster that asks everybody for a password; returns its folder."""
+    data = home / "data"
+    data.mkdir(mode=0o700)
+    password_file = home / "password"
+    password_file.touch(mode=0o600)
+    password_file.write_text(password)
+    for path in (data, password_file):
+        shutil.chown(path, _SYSTEM_USER)
+    done = subprocess.run(
+        [
+            *_as_system_user(),
+            binaries / "initdb",
+            *("-D", data, "-U", "postgres", "--pwfile", password_file, "--no-sync"),
+            *("--auth-host=scram-sha-256", "--auth-local=scram-sha-256", "--encoding=UTF8"),
+            *("--locale=C.UTF-8", "--no-instructions"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd="/",
+    )
+    if done.returncode:
+        raise ProcessError(f"initdb failed ({done.returncode}):\n{done.stderr.strip()}")
+    password_file.unlink()
+    with (data / "pg_hba.conf").open("a") as rules:
+        rules.write(f"host all all {layout.POD_RANGE} scram-sha-256\n")
+    return data
+
+
 def _as_system_user() -> list[str]:
-    return ["setpriv", f"--reuid={_SYSTEM_USER}", "--regid=nogroup", "--clear-groups", "--"]
+    # Its group is called nogroup here and nobody there, hence by number.
+    group = pwd.getpwnam(_SYSTEM_USER).pw_gid
+    return ["setpriv", f"--reuid={_SYSTEM_USER}", f"--regid={group}", "--clear-groups", "--"]
 
 
 def _install(target: Path) -> Path:

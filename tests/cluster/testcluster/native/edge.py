@@ -11,6 +11,7 @@ from testcluster import paths
 from testcluster.native import layout
 from testcluster.native.api import condition
 from testcluster.native.control_plane import ControlPlane
+from testcluster.process import ProcessError
 from testcluster.waiting import until
 
 GATEWAY_NAMESPACE = "projectcontour"
@@ -120,7 +121,7 @@ def start_contour(control: ControlPlane) -> None:
         ],
     )
     bootstrap = run / "envoy.json"
-    subprocess.run(
+    done = subprocess.run(
         [
             contour,
             "bootstrap",
@@ -129,9 +130,11 @@ def start_contour(control: ControlPlane) -> None:
             "--xds-address=127.0.0.1",
             f"--xds-port={ports.contour_xds}",
         ],
-        check=True,
         capture_output=True,
+        text=True,
     )
+    if done.returncode:
+        raise ProcessError(f"contour bootstrap failed ({done.returncode}): {done.stderr.strip()}")
     envoy = Path(str(resources.files("envoy"))) / "_bin" / "envoy"
     control.supervisor.spawn(
         "envoy",

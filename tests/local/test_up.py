@@ -238,12 +238,54 @@ def test_broken_code_is_explained_and_the_next_save_tries_again(running: Up) -> 
     assert until(running.url + POSTS, 200, token=token(running, "alice")).status == 200
 
 
+BROKEN_MIGRATION = '''
+"""Half way."""
+revision = "9999"
+down_revision = "{head}"
+branch_labels = depends_on = None
+
+
+def upgrade() -> None:
+    raise RuntimeError("half way")
+
+
+def downgrade() -> None:
+    pass
+'''
+
+
+def test_a_failing_migration_leaves_the_old_process_serving(running: Up) -> None:
+    versions = running.cwd / "blog/src/blog/migrations/versions"
+    head = max(path.name for path in versions.glob("0*.py")).partition("_")[0]
+    before, position = running.pid_of("blog"), len(running.output)
+    broken = versions / "9999_broken.py"
+    broken.write_text(BROKEN_MIGRATION.format(head=head))
+    running.wait_for_output("the old process keeps running", after=position)
+    assert "half way" in running.output[position:]
+    assert running.pid_of("blog") == before
+    assert call(running.url + POSTS).status == 200
+    position = len(running.output)
+    broken.unlink()
+    running.wait_for_output("blog was restarted", after=position)
+    assert until(running.url + POSTS, 200).status == 200
+
+
 def test_a_crashed_module_comes_back(running: Up) -> None:
     position = len(running.output)
     os.kill(running.pid_of("blog"), signal.SIGKILL)
     running.wait_for_output("blog is ready again", after=position)
     assert "blog ended (signal 9); restart in 0.5 s" in running.output[position:]
     assert until(running.url + POSTS, 200, token=token(running, "alice")).status == 200
+
+
+def test_all_processes_come_back_when_their_parent_is_killed(running: Up) -> None:
+    """Whatever the zygote dies of takes every module along, and none of them for good."""
+    gateway, position = running.pid_of("gateway"), len(running.output)
+    os.kill(running.pid_of("zygote"), signal.SIGKILL)
+    running.wait_for_output("blog is ready again", after=position)
+    running.wait_for_output("gateway is ready again", after=position)
+    assert running.pid_of("gateway") != gateway
+    assert until(running.url + POSTS, 200).status == 200
 
 
 def test_a_killed_database_comes_back_with_its_data(running: Up) -> None:
@@ -270,6 +312,46 @@ def test_tables_hints_and_a_clean_ctrl_c(blog: Path) -> None:
         assert up.interrupt() == 0
         assert up.survivors() == []
         assert "Stopped in " in up.output
+        assert "Traceback" not in up.output
+
+
+LEGACY = """
+apiVersion: moorage.dev/v1alpha1
+kind: Module
+metadata: {name: legacy}
+spec: {version: 1.0.0, image: acme/legacy:1.0.0, command: [python3, server.py]}
+---
+apiVersion: moorage.dev/v1alpha1
+kind: Route
+metadata: {name: legacy}
+spec:
+  module: legacy
+  prefix: /legacy
+  rules:
+  - {name: open, methods: [GET], path: /open, auth: none}
+  - {name: mine, methods: [GET], path: "/things/{id}"}
+"""
+STUBBORN = """
+import os, signal
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), SimpleHTTPRequestHandler).serve_forever()
+"""
+
+
+def test_a_second_ctrl_c_ends_at_once_what_does_not_want_to_stop(tmp_path: Path) -> None:
+    folder = tmp_path / "stubborn"
+    folder.mkdir()
+    (folder / "server.py").write_text(STUBBORN)
+    (folder / "module.yaml").write_text(LEGACY)
+    with Up("stubborn", cwd=tmp_path) as up:
+        up.wait_for_output("Following the logs", 60)
+        up.remember()
+        up.process.send_signal(signal.SIGINT)
+        up.wait_for_output("Stopping; once more Ctrl-C kills.")
+        assert up.process.poll() is None
+        assert up.interrupt() == 130
+        assert up.survivors() == []
         assert "Traceback" not in up.output
 
 
@@ -345,22 +427,6 @@ class Echo(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Echo).serve_forever()
-"""
-LEGACY = """
-apiVersion: moorage.dev/v1alpha1
-kind: Module
-metadata: {name: legacy}
-spec: {version: 1.0.0, image: acme/legacy:1.0.0, command: [python3, server.py]}
----
-apiVersion: moorage.dev/v1alpha1
-kind: Route
-metadata: {name: legacy}
-spec:
-  module: legacy
-  prefix: /legacy
-  rules:
-  - {name: open, methods: [GET], path: /open, auth: none}
-  - {name: mine, methods: [GET], path: "/things/{id}"}
 """
 
 

@@ -84,80 +84,96 @@ def run(options: Options) -> int:
 
 
 async def _run(options: Options, console: Console, state: State, catalog: Catalog, port: int) -> int:
-    interruptions = Interruptions()
-    interruptions.install()
-    session = Session(state, console, port)
-    code = OK
-    try:
-        await _unless(interruptions.stop, _start(options, console, session, state, catalog))
-        if not interruptions.stop.is_set():
-            code = await _follow(options, console, session, interruptions)
-    except (StartError, ZygoteLostError, EmbeddedError) as error:
-        console.error(str(error))
-        code = FAILED
-    finally:
-        if not await _stop(console, session, interruptions):
-            code = KILLED
-    return code
+    return await Run(options, console, state, Session(state, console, port)).run(catalog)
 
 
-async def _start(
-    options: Options, console: Console, session: Session, state: State, catalog: Catalog
-) -> None:
-    await session.start(catalog)
-    await _first_request(console, session)
-    failed = [runner for runner in session.runners.values() if runner.problem is not None]
-    if failed and not options.watch:
-        names = ", ".join(runner.module.label for runner in failed)
-        raise StartError(f"not started: {names}; the reason stands above. Everything is stopped again.")
-    state.announce(url=session.url)
-    if options.machine:
-        _print_json(report.document(session, state))
-    else:
-        report.show(console, session, state)
+class Run:
+    """One `moorage up`, between its lock and its exit code."""
 
+    def __init__(self, options: Options, console: Console, state: State, session: Session) -> None:
+        self._options = options
+        self._console = console
+        self._state = state
+        self._session = session
+        self._interruptions = Interruptions()
+        folders = [folder.resolve() for folder in options.folders]
+        self._watcher = Watcher(folders, session, partial(catalogs.read, options.folders))
 
-async def _first_request(console: Console, session: Session) -> None:
-    """A request through gateway and guard: only an answer shows that the whole chain works."""
-    found = [rule for runner in session.runners.values() for rule in report.rules(session, runner)]
-    path = next((rule.path for rule in found if "{" not in rule.path and "*" not in rule.path), "/")
-    began = time.monotonic()
-    try:
-        status = await session.answers(path)
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise StartError(f"the gateway does not answer GET {session.url}{path}: {error}") from error
-    console.detail(f"first request: GET {path} answered {status} after {time.monotonic() - began:.3f} s")
-    console.say(f"Up in {console.timings.total:.1f} s.", "bold")
+    async def run(self, catalog: Catalog) -> int:
+        """Start, follow and stop everything; returns the exit code."""
+        self._interruptions.install()
+        code = OK
+        # From the beginning: what is saved while things start must not be missed.
+        collecting = asyncio.create_task(self._watcher.collect()) if self._options.watch else None
+        try:
+            await _unless(self._interruptions.stop, self._start(catalog))
+            if not self._interruptions.stop.is_set():
+                await self._follow()
+        except (StartError, ZygoteLostError, EmbeddedError) as error:
+            self._console.error(str(error))
+            code = FAILED
+        finally:
+            if collecting is not None:
+                collecting.cancel()
+                await asyncio.gather(collecting, return_exceptions=True)
+            if not await self._stop():
+                code = KILLED
+        return code
 
+    async def _start(self, catalog: Catalog) -> None:
+        await self._session.start(catalog)
+        await self._first_request()
+        failed = [runner for runner in self._session.runners.values() if runner.problem is not None]
+        if failed and not self._options.watch:
+            names = ", ".join(runner.module.label for runner in failed)
+            raise StartError(f"not started: {names}; the reason stands above. Everything is stopped again.")
+        self._state.announce(url=self._session.url)
+        if self._options.machine:
+            _print_json(report.document(self._session, self._state))
+        else:
+            report.show(self._console, self._session, self._state)
 
-async def _follow(options: Options, console: Console, session: Session, interruptions: Interruptions) -> int:
-    """Show logs, and with `--watch` follow changes, until somebody wants to stop."""
-    if not options.machine:
-        following = "; watching for changes" if options.watch else ""
-        console.say(f"Following the logs{following}. Ctrl-C stops everything.\n", "dim")
-    session.show_logs()
-    if not options.watch:
-        await interruptions.stop.wait()
-        return OK
-    folders = [folder.resolve() for folder in options.folders]
-    watcher = Watcher(folders, session, partial(catalogs.read, options.folders))
-    await _unless(interruptions.stop, watcher.run())
-    return OK
+    async def _first_request(self) -> None:
+        """A request through gateway and guard: only an answer shows that the whole chain works."""
+        console, session = self._console, self._session
+        found = [rule for runner in session.runners.values() for rule in report.rules(session, runner)]
+        path = next((rule.path for rule in found if "{" not in rule.path and "*" not in rule.path), "/")
+        began = time.monotonic()
+        try:
+            status = await session.answers(path)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            console.warn(f"GET {session.url}{path} is not answered: {str(error) or type(error).__name__}")
+        else:
+            console.detail(
+                f"first request: GET {path} answered {status} after {time.monotonic() - began:.3f} s"
+            )
+        console.say(f"Up in {console.timings.total:.1f} s.", "bold")
 
+    async def _follow(self) -> None:
+        """Show logs, and with `--watch` follow changes, until somebody wants to stop."""
+        if not self._options.machine:
+            following = "; watching for changes" if self._options.watch else ""
+            self._console.say(f"Following the logs{following}. Ctrl-C stops everything.\n", "dim")
+        self._session.show_logs()
+        if self._options.watch:
+            await _unless(self._interruptions.stop, self._watcher.run())
+        else:
+            await self._interruptions.stop.wait()
 
-async def _stop(console: Console, session: Session, interruptions: Interruptions) -> bool:
-    """Stop in order; ``False``: a second signal ended everything at once."""
-    if interruptions.stop.is_set():
-        console.say("\nStopping; once more Ctrl-C kills.", "dim")
-    interruptions.stop.set()
-    session.show_logs(console.verbose)
-    began = time.monotonic()
-    if await _unless(interruptions.kill, session.stop()):
-        console.say(f"Stopped in {time.monotonic() - began:.1f} s; the data stay in the state folder.")
-        return True
-    await session.kill()
-    console.warn("killed; the next `moorage up` recovers the database by itself")
-    return False
+    async def _stop(self) -> bool:
+        """Stop in order; ``False``: a second signal ended everything at once."""
+        console, session = self._console, self._session
+        if self._interruptions.stop.is_set():
+            console.say("\nStopping; once more Ctrl-C kills.", "dim")
+        self._interruptions.stop.set()
+        session.show_logs(console.verbose)
+        began = time.monotonic()
+        if await _unless(self._interruptions.kill, session.stop()):
+            console.say(f"Stopped in {time.monotonic() - began:.1f} s; the data stay in the state folder.")
+            return True
+        await session.kill()
+        console.warn("killed; the next `moorage up` recovers the database by itself")
+        return False
 
 
 async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

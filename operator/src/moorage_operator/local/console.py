@@ -1,6 +1,7 @@
 """What a person sees: steps with their time, problems, the table, logs; plain text without a terminal."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,15 @@ class Timings:
         return time.monotonic() - self.started
 
 
+class _Screen(RichConsole):
+    """Rich's console, without its habit of leaving the program when the reader is gone (`moorage up | head`)."""
+
+    def on_broken_pipe(self) -> None:
+        """Write no more, also not at the interpreter's end."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 class Console:
     """All output of `moorage up`. With *machine* it goes to stderr; stdout is left to one JSON document."""
 
@@ -47,7 +57,7 @@ class Console:
         self.timings = Timings()
         # A line of a log must not be wrapped or guessed at: what is not a terminal gets plain, unfolded
         # lines.
-        self._rich = RichConsole(
+        self._rich = _Screen(
             file=file if file is not None else (sys.stderr if machine else sys.stdout),
             highlight=False,
             soft_wrap=True,
@@ -117,8 +127,9 @@ class Console:
         self._print(prefix + Text.from_ansi(line))
 
     def _print(self, what: RenderableType, *, soft_wrap: bool = True) -> None:
-        # The reader may be gone (`moorage up | head`): no reason to fall over, least of all while stopping.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(
+            OSError
+        ):  # a terminal that was closed is no reason to leave things half stopped
             self._rich.print(what, soft_wrap=soft_wrap)
 
     def _colour(self, name: str) -> str:

@@ -25,7 +25,7 @@ from moorage_operator.local.storage import Storage
 from moorage_operator.plan.pod import Guarding, guarding
 
 _STORAGE_CHECK_S: Final = 1.0
-_REQUEST_TIMEOUT: Final = aiohttp.ClientTimeout(total=10.0)
+_REQUEST_TIMEOUT: Final = aiohttp.ClientTimeout(total=5.0)
 
 
 class LogView:
@@ -165,11 +165,14 @@ class Session:
         await self._platform.zygote.close()
         await self._platform.http.close()
         self._gateway.log.close()
+        self.record()
 
     async def kill(self) -> None:
         """End everything at once (the second Ctrl-C); PostgreSQL takes it as a fast shutdown."""
         await self._platform.zygote.close(kill=True)
         await self._stop_storage()
+        await self._platform.http.close()
+        self.record()
 
     def record(self) -> None:
         """Write down what runs, for a next `moorage up` that finds this one killed."""

@@ -1,13 +1,16 @@
 """`moorage up --watch`: what a saved file means, and what is done about it."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from watchfiles import Change, DefaultFilter, awatch
 
+from moorage.database.embedded import EmbeddedError
 from moorage_operator.local.catalog import Catalog, LocalModule
+from moorage_operator.local.processes import ZygoteLostError
 from moorage_operator.local.runner import Runner
 from moorage_operator.local.session import Session
 
@@ -66,11 +69,24 @@ class Watcher:
         self._read = read
         self._say = session.console.say
         self._acted = False
+        self._saved: asyncio.Queue[set[Path]] = asyncio.Queue()
+
+    async def collect(self) -> None:
+        """Take down what is saved, until cancelled; begin with it before anything reads the files."""
+        watch = awatch(*self._folders, watch_filter=SourceFilter(), debounce=_DEBOUNCE_MS, step=_STEP_MS)
+        async for changes in watch:
+            self._saved.put_nowait({Path(path) for _, path in changes})
 
     async def run(self) -> None:
-        """Follow changes until cancelled."""
-        async for paths in _changes(self._folders):
-            await self.apply(Saved.of(paths, self._folders))
+        """Follow what `collect` took down, until cancelled."""
+        while True:
+            paths = await self._saved.get()
+            while not self._saved.empty():
+                paths |= self._saved.get_nowait()
+            try:
+                await self.apply(Saved.of(sorted(paths), self._folders))
+            except (EmbeddedError, ZygoteLostError, OSError) as error:
+                self._session.console.error(str(error))
 
     async def apply(self, saved: Saved) -> None:
         """Do what *saved* asks for, module by module, and say it."""
@@ -150,9 +166,3 @@ class Watcher:
 def _differs(old: LocalModule, new: LocalModule) -> bool:
     """Whether the process has to be started anew: routes and permissions are read by the running one."""
     return old.module.spec != new.module.spec or old.folder != new.folder
-
-
-async def _changes(folders: Sequence[Path]) -> AsyncIterator[list[Path]]:
-    watch = awatch(*folders, watch_filter=SourceFilter(), debounce=_DEBOUNCE_MS, step=_STEP_MS)
-    async for changes in watch:
-        yield sorted({Path(path) for _, path in changes})

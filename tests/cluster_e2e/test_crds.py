@@ -4,14 +4,17 @@ The examples of the rules are those of crds/tests/rule_cases.yaml, which the pyd
 """
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import yaml
 
+from moorage_crds import manifests
 from testcluster.handle import Cluster
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +119,56 @@ def test_a_rule_about_changes_looks_at_the_object_before(api: Api, case: dict[st
     assert case["field"] in refused
     accepted = api.ask("replace", overlay(case["kind"], case["accepted"], name))
     assert "replaced" in accepted, accepted
+
+
+@pytest.mark.parametrize(
+    ("field", "pieces"),
+    [
+        (
+            "path",
+            [
+                "/",
+                "/",
+                "/a",
+                "{",
+                "}",
+                "{id}",
+                "{A}",
+                "*",
+                "**",
+                "/**",
+                ".",
+                "..",
+                "%2f",
+                "é",
+                "?",
+                "~",
+                "-b",
+                "'",
+                '"',
+                ";",
+                "$",
+                "(",
+            ],
+        ),
+        ("timeout", ["0", "1", "60", "s", "m", "h", "ms", "1h", ".5", "-", "3600s", "9999999"]),
+        ("maxBody", ["0", "1", "60", "Mi", "k", "m", "G", ".5", "-", "123456789012345"]),
+        ("name", ["a", "-", "b", "1", "A", ".", "é", "list"]),
+        ("permission", ["a", ".", "b-c", ".", ".d", "A", "1", "a.b.c", "sample.thing.read"]),
+    ],
+)
+def test_python_and_the_api_server_judge_random_values_alike(api: Api, field: str, pieces: list[str]) -> None:
+    """Two engines of regular expressions, and every rule twice: what passes one has to pass the other."""
+    random = Random(field)
+    texts = {"".join(random.choices(pieces, k=random.randint(1, 5))) for _ in range(64)}
+    rules = [{"name": f"r{index}", "path": "/"} | {field: text} for index, text in enumerate(sorted(texts))]
+    wanted = overlay("Route", {"spec": {"rules": rules}})
+    place = re.compile(r"spec\.rules\[(\d+)\]\." + field)
+    by_server = set(place.findall(api.dry(wanted)))
+    by_python = {found for problem in manifests.parse(wanted)[1] for found in place.findall(problem.field)}
+    assert by_server == by_python
+    assert len(by_python) > 0, "nothing was refused: the pieces are too tame"
+    assert len(by_python) < len(rules), "nothing was accepted: the pieces are too wild"
 
 
 def test_defaults_are_filled_in_where_they_are_safe(api: Api) -> None:

@@ -23,6 +23,9 @@ SAYS = "x-moorage-says"
 PATTERN_AS_RULE = "x-moorage-pattern-as-rule"
 """JSON Schema key: the sentence that replaces `pattern` in the CRD, as a CEL rule with this message."""
 
+MAX_NUMBER = 10**15 - 1
+"""Of a number that stands for a text; a float holds it exactly, as JSON readers may take it."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -127,7 +130,12 @@ class Text:
         return fits and (not self.pattern or self._regex.fullmatch(value) is not None)
 
     def _validate(self, value: Any) -> str:
-        if self.or_int and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        if (
+            self.or_int
+            and isinstance(value, int)
+            and not isinstance(value, bool)
+            and 0 <= value <= MAX_NUMBER
+        ):
             value = str(value)
         if not isinstance(value, str):
             raise PydanticCustomError(
@@ -157,6 +165,7 @@ class Text:
                 "x-kubernetes-int-or-string": True,
                 "anyOf": [{"type": "integer"}, {"type": "string"}],
                 "minimum": 0,
+                "maximum": MAX_NUMBER,
             }
         else:
             result |= {"type": "string"}

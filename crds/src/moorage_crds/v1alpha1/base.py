@@ -58,7 +58,7 @@ Quantity = Annotated[
     str,
     Text(
         32,
-        r"^[0-9]+([.][0-9]{1,3})?(k|Ki|M|Mi|G|Gi|T|Ti)?$",
+        r"^[0-9]{1,15}([.][0-9]{1,3})?(k|Ki|M|Mi|G|Gi|T|Ti)?$",
         "an amount of bytes with a unit k, Ki, M, Mi, G, Gi, T or Ti",
         "256Mi",
         or_int=True,
@@ -68,15 +68,19 @@ Quantity = Annotated[
 CpuQuantity = Annotated[
     str,
     Text(
-        16, r"^[0-9]+([.][0-9]{1,3}|m)?$", "a number of CPUs or of thousandths with `m`", "250m", or_int=True
+        20,
+        r"^[0-9]{1,15}([.][0-9]{1,3}|m)?$",
+        "a number of CPUs or of thousandths with `m`",
+        "250m",
+        or_int=True,
     ),
 ]
 """An amount of CPU in Kubernetes' notation: ``2``, ``"0.5"``, ``250m``."""
 ByteSize = Annotated[
     str,
     Text(
-        16,
-        r"^[0-9]{1,12}(k|Ki|M|Mi|G|Gi)?$",
+        20,
+        r"^[0-9]{1,15}(k|Ki|M|Mi|G|Gi)?$",
         "whole bytes with a unit k, Ki, M, Mi, G or Gi",
         "1Mi",
         or_int=True,

@@ -117,7 +117,7 @@ class Cluster:
     ) -> Any:
         """One request; the answer's JSON. Raises `ApiError`."""
         async with self._slots:
-            headers = {"Accept": "application/json"}
+            headers = {"Accept": "application/json, application/jwk-set+json"}
             if body is not None:
                 headers["Content-Type"] = content_type
             try:

@@ -53,7 +53,7 @@ class Events:
         event = {
             "apiVersion": EVENT.api_version,
             "kind": EVENT.kind,
-            "metadata": {"generateName": f"{metadata['name'][:200]}.", "namespace": metadata["namespace"]},
+            "metadata": {"generateName": f"{metadata['name'][:200]}-", "namespace": metadata["namespace"]},
             "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "reportingController": "moorage.dev/operator",
             "reportingInstance": socket.gethostname()[:128],

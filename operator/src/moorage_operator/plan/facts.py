@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from moorage_operator.plan import names
+from moorage_operator.plan.pod import SIDECAR
 from moorage_operator.plan.refusal import Refusal, shorten
 from moorage_operator.plan.world import Manifest
 
@@ -114,32 +115,34 @@ def stuck_reason(pod: Manifest) -> Refusal | None:
         waiting = container.get("state", {}).get("waiting") or {}
         reason = waiting.get("reason", "")
         if reason in STUCK_REASONS:
-            return Refusal(reason, shorten(_explain(container, reason, waiting.get("message", ""))))
+            # Kubelet alternates between the two; one name, or status and events would alternate as well.
+            name = "ImagePullBackOff" if reason == "ErrImagePull" else reason
+            return Refusal(name, shorten(_explain(container, reason, waiting.get("message", ""))))
     for condition in status.get("conditions", []):
         if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
             return Refusal("Unschedulable", shorten(f"no node takes the pod: {condition.get('message', '')}"))
     return None
 
 
+_IMAGE_REASONS = frozenset(
+    {"ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError"}
+)
+
+
 def _explain(container: Mapping[str, Any], reason: str, message: str) -> str:
-    image = container.get("image", "")
-    if reason in (
-        "ImagePullBackOff",
-        "ErrImagePull",
-        "ErrImageNeverPull",
-        "InvalidImageName",
-        "ImageInspectError",
-    ):
-        why = message or reason
+    name = container.get("name")
+    if reason in _IMAGE_REASONS:
+        image, why = container.get("image", ""), message.partition("ErrImagePull: ")[2] or message or reason
+        if name == SIDECAR:
+            return f"the guard's image `{image}` cannot be had ({why}); mend the chart value `images.sidecar`"
         return (
             f"spec.image: `{image}` cannot be had ({why}); mend `image`, its registry or `imagePullSecrets`"
         )
-    last = container.get("lastState", {}).get("terminated") or {}
-    said = (last.get("message") or "").strip()
     if reason == "CrashLoopBackOff":
-        code = last.get("exitCode")
-        return f"container {container.get('name')} ends with exit code {code}: {said or message}"
-    return f"container {container.get('name')}: {message or reason}"
+        last = container.get("lastState", {}).get("terminated") or {}
+        said = (last.get("message") or last.get("reason") or "").strip()
+        return f"container {name} ends with exit code {last.get('exitCode')}: {said}"
+    return f"container {name}: {message or reason}"
 
 
 def termination_message(pod: Manifest) -> str:

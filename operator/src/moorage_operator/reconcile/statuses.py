@@ -14,7 +14,7 @@ from moorage_operator.reconcile.context import Context
 from moorage_operator.reconcile.store import Key
 
 _QUIET: frozenset[str] = frozenset(
-    {"RollingOut", "Running", "Started", "NoDeployment", "NoPodReady", "Loading"}
+    {"RollingOut", "Running", "Started", "NoDeployment", "NoPodReady", "NoPodToAsk", "Loading"}
 )
 """Reasons of conditions that are steps on the way and no news."""
 
@@ -50,9 +50,11 @@ async def _announce(
     told: set[str] = set()
     for condition in after.get("conditions", []):
         kind, status, reason = condition["type"], condition["status"], condition["reason"]
-        if known.get(kind) == (status, reason) or status == "Unknown" or reason in _QUIET | told:
-            continue
         good = status == "True"
+        if known.get(kind) == (status, reason) or status == "Unknown" or reason in told:
+            continue
+        if not good and reason in _QUIET:
+            continue
         if good and (kind not in ("Ready", "Accepted", "Migrated") or reason == "NotNeeded"):
             continue
         told.add(reason)  # Ready repeats what another condition said

@@ -124,43 +124,17 @@ def test_a_rule_about_changes_looks_at_the_object_before(api: Api, case: dict[st
 @pytest.mark.parametrize(
     ("field", "pieces"),
     [
-        (
-            "path",
-            [
-                "/",
-                "/",
-                "/a",
-                "{",
-                "}",
-                "{id}",
-                "{A}",
-                "*",
-                "**",
-                "/**",
-                ".",
-                "..",
-                "%2f",
-                "é",
-                "?",
-                "~",
-                "-b",
-                "'",
-                '"',
-                ";",
-                "$",
-                "(",
-            ],
-        ),
-        ("timeout", ["0", "1", "60", "s", "m", "h", "ms", "1h", ".5", "-", "3600s", "9999999"]),
-        ("maxBody", ["0", "1", "60", "Mi", "k", "m", "G", ".5", "-", "123456789012345"]),
-        ("name", ["a", "-", "b", "1", "A", ".", "é", "list"]),
-        ("permission", ["a", ".", "b-c", ".", ".d", "A", "1", "a.b.c", "sample.thing.read"]),
+        ("path", "/ / /a { } {id} {A} * ** /** . .. %2f é ? ~ -b ' \" ; $ ("),
+        ("timeout", "0 1 60 s m h ms 1h .5 - 3600s 9999999"),
+        ("maxBody", "0 1 60 Mi k m G .5 - 123456789012345"),
+        ("name", "a - b 1 A . é list"),
+        ("permission", "a . b-c . .d A 1 a.b.c sample.thing.read"),
     ],
 )
-def test_python_and_the_api_server_judge_random_values_alike(api: Api, field: str, pieces: list[str]) -> None:
+def test_python_and_the_api_server_judge_random_values_alike(api: Api, field: str, pieces: str) -> None:
     """Two engines of regular expressions, and every rule twice: what passes one has to pass the other."""
     random = Random(field)
-    texts = {"".join(random.choices(pieces, k=random.randint(1, 5))) for _ in range(64)}
+    texts = {"".join(random.choices(pieces.split(), k=random.randint(1, 5))) for _ in range(64)}
     rules = [{"name": f"r{index}", "path": "/"} | {field: text} for index, text in enumerate(sorted(texts))]
     wanted = overlay("Route", {"spec": {"rules": rules}})
     place = re.compile(r"spec\.rules\[(\d+)\]\." + field)

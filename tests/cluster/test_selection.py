@@ -1,13 +1,15 @@
 """Which provider is taken, and what a test run says when none works."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from testcluster import docker, paths, providers
+from testcluster import cli, docker, paths, providers
 from testcluster.providers import Provider, UnavailableError, select
 from testcluster.providers.existing import Existing
 from testcluster.providers.native import Native
@@ -30,6 +32,14 @@ class Fake(Existing):
 
     def unavailable(self) -> str | None:
         return self._reason
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """The command line sets a handler; the test run's own comes back afterwards."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(autouse=True)
@@ -157,3 +167,25 @@ def test_a_run_that_needs_no_cluster_asks_for_none(tmp_path: Path) -> None:
     done = _run_tests(tmp_path, CI="true", PYTEST_ADDOPTS="-k needs_none")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "left out" not in done.stdout
+
+
+def test_building_where_no_cluster_can_be_is_a_failure_in_ci_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make test` builds before it tests, also where its cluster tests are going to be left out."""
+    monkeypatch.setenv("MOORAGE_TEST_CLUSTER_PROVIDER", "existing")
+    monkeypatch.delenv("CI", raising=False)
+    assert cli.main(["build"]) == 0
+    assert "nothing is built: no Kubernetes cluster can be had" in capsys.readouterr().err
+    monkeypatch.setenv("CI", "true")
+    assert cli.main(["build"]) == 1
+    assert "MOORAGE_TEST_KUBECONFIG is not set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["up", "down", "status", "env", "logs"])
+def test_a_command_without_any_provider_says_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setenv("MOORAGE_TEST_CLUSTER_PROVIDER", "existing")
+    assert cli.main([command]) == 1
+    assert "existing: MOORAGE_TEST_KUBECONFIG is not set" in capsys.readouterr().err

@@ -5,19 +5,15 @@ can be had, tests that need one are skipped and the last lines of the run say so
 that is an error instead: there, a cluster is never left out.
 """
 
-import os
 from collections.abc import Generator, Iterator
 
 import pytest
 
 from testcluster.handle import Cluster
+from testcluster.switches import switched_on
 
 _MAX_DIAGNOSTICS = 60_000
 """Characters shown of one namespace; the end, where the newest lines are."""
-
-
-def _switched_on(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() not in ("", "0", "false", "no")
 
 
 class Clusters:
@@ -48,14 +44,14 @@ class Clusters:
             self.left_out = str(error)
             return
         try:
-            self.cluster = self._provider.up(keep=_switched_on("MOORAGE_TEST_KEEP_CLUSTER"))
+            self.cluster = self._provider.up(keep=switched_on("MOORAGE_TEST_KEEP_CLUSTER"))
         except EXPECTED as error:
             self.broken = f"the {self._provider.name} cluster could not be started: {error}"
 
     def get(self) -> Cluster:
         """Return the cluster; skips or fails the asking test where there is none."""
         self.prepare()
-        if self.left_out is not None and _switched_on("CI"):
+        if self.left_out is not None and switched_on("CI"):
             pytest.fail(f"CI=true, and {self.left_out}", pytrace=False)
         if self.left_out is not None:
             pytest.skip(self.left_out)

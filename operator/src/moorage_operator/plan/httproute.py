@@ -7,14 +7,14 @@ from moorage_operator.plan import claims, names
 from moorage_operator.plan.metadata import object_metadata
 from moorage_operator.plan.service import SERVICE_PORT
 from moorage_operator.plan.settings import GatewayRef, PlatformSettings
-from moorage_operator.plan.world import Manifest
+from moorage_operator.plan.world import Manifest, World
 
 MAX_MATCHES = 64
 """Of one HTTPRoute rule (Gateway API v1.2 and later); with more prefixes the host gets another HTTPRoute."""
 
 
 def http_routes(
-    module: Module, routes: Sequence[Route], settings: PlatformSettings, gateway: GatewayRef
+    module: Module, routes: Sequence[Route], world: World, settings: PlatformSettings, gateway: GatewayRef
 ) -> list[Manifest]:
     """The HTTPRoutes of *module*. Methods and captures stay with the guard: the edge gets prefixes alone.
 
@@ -22,7 +22,8 @@ def http_routes(
     """
     result: list[Manifest] = []
     for host in sorted({host for route in routes for host in claims.hosts(route)}):
-        literals = claims.literals(route for route in routes if host in claims.hosts(route))
+        here = [route for route in routes if host in claims.hosts(route)]
+        literals = claims.literals(host, here, world.shared_prefixes)
         chunks = [literals[at : at + MAX_MATCHES] for at in range(0, len(literals), MAX_MATCHES)]
         for part, chunk in enumerate(chunks):
             result.append(_http_route(module, settings, gateway, host, chunk, part))

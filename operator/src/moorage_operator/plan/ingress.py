@@ -6,17 +6,18 @@ from moorage_crds.v1alpha1 import Module, Route
 from moorage_operator.plan import claims, names
 from moorage_operator.plan.metadata import object_metadata
 from moorage_operator.plan.settings import PlatformSettings
-from moorage_operator.plan.world import Manifest
+from moorage_operator.plan.world import Manifest, World
 
 
-def ingresses(module: Module, routes: Sequence[Route], settings: PlatformSettings) -> list[Manifest]:
+def ingresses(
+    module: Module, routes: Sequence[Route], world: World, settings: PlatformSettings
+) -> list[Manifest]:
     """The Ingress objects of *module*; an Ingress knows no captures, so it gets literal prefixes like an HTTPRoute."""
-    return [
-        _ingress(
-            module, settings, host, claims.literals(route for route in routes if host in claims.hosts(route))
-        )
-        for host in sorted({host for route in routes for host in claims.hosts(route)})
-    ]
+    result = []
+    for host in sorted({host for route in routes for host in claims.hosts(route)}):
+        here = [route for route in routes if host in claims.hosts(route)]
+        result.append(_ingress(module, settings, host, claims.literals(host, here, world.shared_prefixes)))
+    return result
 
 
 def _ingress(

@@ -1,6 +1,7 @@
 """The Modules, Routes and Permissions in the store as models, and who of the installation gets which place."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from moorage_crds import checks, manifests
@@ -28,7 +29,7 @@ class Parsed:
 @dataclass(slots=True)
 class _Settled:
     version: int = -1
-    refused: dict[Key, tuple[Problem, ...]] = field(default_factory=dict)
+    settlement: claims.Settlement = field(default_factory=claims.Settlement)
 
 
 class Resources:
@@ -76,29 +77,36 @@ class Resources:
         return [one for one in found if isinstance(one, Permission)]
 
     def refused_claims(self, key: Key) -> dict[str, tuple[Problem, ...]]:
-        """By name of a Route of the module: whose places it wants."""
-        refused = self._settle()
+        """By name of a Route of the namespace: whose places it wants."""
+        refused = self._settle().refused
         return {name: problems for (namespace, name), problems in refused.items() if namespace == key[0]}
+
+    def shared_prefixes(self, key: Key) -> dict[str, frozenset[str]]:
+        """By name of a Route of the namespace: hosts on which its own prefix is another module's too."""
+        shared = self._settle().shared
+        return {name: hosts for (namespace, name), hosts in shared.items() if namespace == key[0]}
 
     def claims_changed(self) -> set[Key]:
         """The modules for which another Route won or lost a place since this was asked last."""
-        before = dict(self._settled.refused)
+        before = self._settled.settlement
         after = self._settle()
-        changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        if before is after:
+            return set()
+        changed = _changed(before.refused, after.refused) | _changed(before.shared, after.shared)
         return {
             (one["metadata"]["namespace"], one["spec"]["module"])
             for one in self._store.all(ROUTE)
             if (one["metadata"]["namespace"], one["metadata"]["name"]) in changed
         }
 
-    def _settle(self) -> dict[Key, tuple[Problem, ...]]:
+    def _settle(self) -> claims.Settlement:
         if self._settled.version != self._store.routes_version:
             version = self._store.routes_version
-            refused = claims.settle(
+            settlement = claims.settle(
                 self._claimants(), self._holders(), core_namespace=self._settings.core_namespace
             )
-            self._settled = _Settled(version, refused)
-        return self._settled.refused
+            self._settled = _Settled(version, settlement)
+        return self._settled.settlement
 
     def _claimants(self) -> list[Route]:
         """Routes that nothing else stands in the way of: a broken one holds no place."""
@@ -111,11 +119,14 @@ class Resources:
                 result.append(route)
         return result
 
-    def _holders(self) -> dict[claims.Place, set[Key]]:
-        held: dict[claims.Place, set[Key]] = defaultdict(set)
+    def _holders(self) -> dict[Key, set[claims.Place]]:
+        held: dict[Key, set[claims.Place]] = defaultdict(set)
         for kind, places_of in ((HTTP_ROUTE, httproute.places_of), (INGRESS, ingress.places_of)):
             for manifest in self._store.all(kind):
                 module = manifest["metadata"].get("labels", {}).get(LABEL_MODULE)
-                for place in places_of(manifest):
-                    held[place].add((manifest["metadata"]["namespace"], module))
+                held[manifest["metadata"]["namespace"], module].update(places_of(manifest))
         return held
+
+
+def _changed(before: Mapping[Key, object], after: Mapping[Key, object]) -> set[Key]:
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}

@@ -21,7 +21,9 @@ CHART = ROOT / "charts" / "moorage"
 KUSTOMIZE = ROOT / "kustomize"
 OVERLAYS = ("dev", "prod")
 HEADER = "# Rendered from charts/moorage by `make generate`; do not edit.\n"
-RELEASE, NAMESPACE, KUBERNETES = "moorage", "moorage-system", "1.34.0"
+RELEASE, NAMESPACE = "moorage", "moorage-system"
+KUBERNETES = "1.34.0"
+"""What Helm renders for; one that was built from its Go module would take an old default."""
 
 Key = tuple[str, str, str]
 Objects = dict[Key, dict[str, Any]]

@@ -15,6 +15,7 @@ from testcluster import build
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHART = ROOT / "charts" / "moorage"
 KUBERNETES = "1.34.0"
+"""What Helm renders for; one that was built from its Go module would take an old default."""
 
 Objects = list[dict[str, Any]]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorage_crds.checks import claims
+from moorage_crds.checks import claims, places
 from moorage_crds.v1alpha1 import Route
 
 
@@ -142,7 +142,7 @@ def test_a_refusal_names_place_owner_and_route_once_for_all_rules() -> None:
     assert problem.reason == "ClaimConflict"
     assert (
         problem.message
-        == "`a.example/api/x` belongs to the Module default/old, whose Route old claimed it first"
+        == "`a.example/api` belongs to the Module default/old, whose Route old claimed it first"
     )
 
 
@@ -197,3 +197,24 @@ def test_a_younger_route_never_takes_what_an_older_one_has(old: list[Route], new
     ]
     before, after = claims(old), claims([*old, *later])
     assert {key: after.accepted[key] for key in before.accepted} == before.accepted
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("/api", {"/api": False}),
+        ("/", {"/posts": False, "/tags": True}),
+    ],
+)
+def test_the_edge_gets_a_prefix_whole_and_without_one_the_literal_start_of_paths(
+    prefix: str, expected: dict[str, bool]
+) -> None:
+    rules = [
+        {"name": "list", "path": "/posts"},
+        {"name": "read", "path": "/posts/{id}"},
+        {"name": "deep", "path": "/posts/all/{id}"},
+        {"name": "tags", "path": "/tags"},
+    ]
+    spec = {"module": "blog", "prefix": prefix, "rules": rules}
+    one = Route.model_validate({"metadata": {"name": "blog", "namespace": "default"}, "spec": spec})
+    assert places([one, one]) == expected

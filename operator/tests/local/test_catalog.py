@@ -118,11 +118,11 @@ def test_bad_manifests_are_named_with_line_and_mend(write: Write, text: str, say
     assert any(says in str(problem) for problem in found.errors), [str(p) for p in found.problems]
 
 
-def test_the_edge_gets_literal_prefixes_once_and_hosts(write: Write) -> None:
+def test_the_edge_gets_the_prefix_and_hosts(write: Write) -> None:
     rules = f"{LIST}\n{GET_ONE}\n{FILES}"
     folder = write("blog", module("blog"), route("blog", "/api/v1", rules, "hosts: [blog.example.com]"), READ)
     (blog,) = catalog.read([folder]).modules
-    assert edge.prefixes(blog) == ["/api/v1/files", "/api/v1/posts"]
+    assert edge.prefixes(blog) == ["/api/v1"]
     assert edge.hosts(blog) == ["blog.example.com"]
     (entry,) = edge.configuration(8080, 9900, [edge.Upstream(blog, 8091, Path("/p"))])["modules"]
     assert (entry["upstream"], entry["guarded"]) == ("http://127.0.0.1:8091", True)

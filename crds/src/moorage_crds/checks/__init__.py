@@ -6,7 +6,7 @@ functions: `unsupported`, `check_module`, `check_route`, `check_permission`, `cl
 
 from collections.abc import Iterable
 
-from moorage_crds.checks.claims import Claim, Claims, claims
+from moorage_crds.checks.claims import Claim, Claims, claims, places
 from moorage_crds.checks.modules import check_module
 from moorage_crds.checks.permissions import check_permission
 from moorage_crds.checks.routes import check_route
@@ -26,6 +26,7 @@ __all__ = [
     "check_route",
     "check_update",
     "claims",
+    "places",
     "unsupported",
 ]
 

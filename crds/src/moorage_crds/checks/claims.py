@@ -1,7 +1,7 @@
 """Which module of an installation owns which (host, literal prefix): the older claim wins.
 
-A Route claims, for each of its hosts, the literal prefixes of its rules' paths; a Route without hosts claims
-them on every host. Three sentences decide:
+A Route claims, for each of its hosts, what the edge is to route to its module (`places`); a Route without hosts
+claims it on every host. Three sentences decide:
 
 1. One (host, prefix) belongs to one module. A hostless claim and one for a host are different pairs.
 2. A claim that lies *inside* an older one of another namespace is refused, because the edge prefers the more
@@ -79,14 +79,32 @@ def claims(routes: Iterable[Route], *, core_namespace: str = "") -> Claims:
     return Claims(accepted, refused)
 
 
+def places(routes: Iterable[Route]) -> dict[str, bool]:
+    """What the edge routes by: prefixes of the path, and whether only that very path is meant; sorted.
+
+    A Route's prefix as a whole, so that what no rule declares below it is answered by the guard too, with the
+    same error body as everything else. Where the prefix is `/`, that would be the whole host: there it is the
+    literal segments before each rule's first capture or wildcard. What a shorter prefix covers is left out.
+    """
+    found: dict[str, bool] = {}
+    for route in routes:
+        if route.spec.prefix != "/":
+            found[route.spec.prefix] = False
+            continue
+        for rule in route.effective_rules():
+            prefix, literal = paths.literal_prefix(rule.path)
+            found[prefix] = found.get(prefix, True) and literal
+    return {
+        prefix: exact
+        for prefix, exact in sorted(found.items())
+        if not any(other != prefix and not found[other] and paths.covers(other, prefix) for other in found)
+    }
+
+
 def _wanted(route: Route) -> Iterator[Claim]:
-    exact: dict[str, bool] = {}
-    for rule in route.effective_rules():
-        prefix, literal = paths.literal_prefix(rule.path)
-        exact[prefix] = exact.get(prefix, True) and literal
     for host in route.spec.hosts or ("",):
-        for prefix, only in sorted(exact.items()):
-            yield Claim(host, prefix, only, route.key, route.module_key)
+        for prefix, exact in places([route]).items():
+            yield Claim(host, prefix, exact, route.key, route.module_key)
 
 
 def _rivals(claim: Claim, taken: Mapping[tuple[str, str], list[Claim]]) -> Iterator[Claim]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from moorage_crds import paths
+from moorage_crds import checks
 from moorage_operator.local import launch as launches
 from moorage_operator.local.catalog import LocalModule
 from moorage_operator.local.launch import Launch
@@ -26,14 +26,8 @@ class Upstream:
 
 
 def prefixes(module: LocalModule) -> list[str]:
-    """The literal path prefixes of the module's rules: what an edge without captures can route by."""
-    found = {
-        paths.literal_prefix(paths.join(route.spec.prefix, rule.path))[0]
-        for route in module.routes
-        for rule in route.spec.rules
-    }
-    # One that begins with another is covered by it.
-    return sorted(p for p in found if not any(p != q and (q == "/" or p.startswith(f"{q}/")) for q in found))
+    """The path prefixes that an edge routes to the module: the same as on a cluster."""
+    return list(checks.places(module.routes))
 
 
 def hosts(module: LocalModule) -> list[str]:

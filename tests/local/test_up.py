@@ -141,6 +141,14 @@ def test_refusals_have_the_right_status_and_the_standard_body(running: Up) -> No
         assert {"code", "message", "request_id"} <= set(answer.body["error"])
 
 
+def test_the_hinted_commands_work_as_they_are_shown(running: Up) -> None:
+    """`moorage token` reads this run's key; its token is taken by the guard."""
+    done = moorage("token", "--user", "alice", "--role", "author", cwd=running.cwd)
+    assert done.returncode == 0, done.stderr
+    assert call(f"{running.url}/api/v1/blog/drafts", token=done.stdout.strip()).status == 200
+    assert call(f"{running.url}/api/v1/blog/drafts").status == 401
+
+
 def test_the_document_names_modules_rules_and_urls(running: Up) -> None:
     (module,) = running.document["modules"]
     assert (module["namespace"], module["name"], module["state"]) == ("default", "blog", "ready")

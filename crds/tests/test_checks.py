@@ -138,9 +138,9 @@ class TestModules:
         assert [(problem.severity, problem.field) for problem in problems] == found
 
     @pytest.mark.parametrize("name", ["core", "moorage"])
-    def test_the_platforms_version_is_compared_where_it_is_known(self, name: str) -> None:
+    def test_a_dependency_on_the_platform_is_compared_with_its_version(self, name: str) -> None:
         blog = module(dependencies=[{"module": name, "version": ">=2"}])
-        assert checks.check_module(blog, []) == []
+        assert [problem.reason for problem in checks.check_module(blog, [])] == ["DependencyVersion"]
         assert checks.check_module(blog, [], platform_version="2.1.0") == []
         (problem,) = checks.check_module(blog, [], platform_version="1.9.0")
         assert problem.reason == "DependencyVersion"

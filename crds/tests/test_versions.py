@@ -1,6 +1,8 @@
 """Semantic versions and ranges."""
 
 import itertools
+import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -78,3 +80,15 @@ def test_every_release_is_on_one_side_of_a_bound(one: tuple[int, ...], other: tu
     below, above = versions.parse_range(f"<{bound}"), versions.parse_range(f">={bound}")
     assert below.allows(version) != above.allows(version)
     assert above.allows(version) == (one >= other)
+
+
+def test_the_platforms_version_is_that_of_every_distribution() -> None:
+    root = Path(__file__).parents[2]
+    for folder in ("crds", "operator", "services/kernel", "services/gateway"):
+        project = tomllib.loads((root / folder / "pyproject.toml").read_text())["project"]
+        assert project["version"] == versions.PLATFORM_VERSION, folder
+    chart = (root / "charts" / "moorage" / "Chart.yaml").read_text()
+    assert (
+        f'appVersion: "{versions.PLATFORM_VERSION}"' in chart
+        or f"appVersion: {versions.PLATFORM_VERSION}" in chart
+    )

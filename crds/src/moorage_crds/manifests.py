@@ -12,6 +12,7 @@ from moorage_crds.explain import explain, nearest_name
 from moorage_crds.problems import Problem, errors
 from moorage_crds.v1alpha1 import Module, Permission, Route
 from moorage_crds.v1alpha1.base import API_VERSION, GROUP, ManifestResource
+from moorage_crds.versions import PLATFORM_VERSION
 from moorage_crds.yaml_source import Document
 
 KINDS: Mapping[str, type[ManifestResource]] = {kind.__name__: kind for kind in (Module, Route, Permission)}
@@ -60,7 +61,7 @@ class ManifestSet:
         document = self.documents.get(problem.resource)
         return replace(problem, source=document.source(problem.field)) if document else problem
 
-    def check(self, *, platform_version: str | None = None) -> tuple[Problem, ...]:
+    def check(self, *, platform_version: str = PLATFORM_VERSION) -> tuple[Problem, ...]:
         """All that is wrong: the files' own problems and those that `checks.check` finds, in the files' order.
 
         While a resource is unreadable, what refers to it is not reported as well: only what each of the

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from functools import total_ordering
 
+PLATFORM_VERSION = "0.1.0"
+"""This release of Moorage: what dependencies on `moorage` and `core` are compared with."""
 _NUMBER = "(0|[1-9][0-9]{0,8})"
 _LABELS = "[0-9A-Za-z-]+([.][0-9A-Za-z-]+)*"
 PATTERN = rf"^{_NUMBER}[.]{_NUMBER}[.]{_NUMBER}(-{_LABELS})?([+]{_LABELS})?$"

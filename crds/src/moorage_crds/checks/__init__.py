@@ -14,6 +14,7 @@ from moorage_crds.checks.support import NOT_YET, NotYet, unsupported
 from moorage_crds.checks.updates import check_update
 from moorage_crds.problems import Problem
 from moorage_crds.v1alpha1 import Module, Permission, Route
+from moorage_crds.versions import PLATFORM_VERSION
 
 __all__ = [
     "NOT_YET",
@@ -36,11 +37,11 @@ def check(
     routes: Iterable[Route],
     permissions: Iterable[Permission],
     *,
-    platform_version: str | None = None,
+    platform_version: str = PLATFORM_VERSION,
 ) -> list[Problem]:
     """Everything that is wrong with a set of resources which is meant to be whole.
 
-    `platform_version` is what dependencies on `moorage` and `core` are compared with; None: not at all.
+    `platform_version` is what dependencies on `moorage` and `core` are compared with.
     """
     modules, routes, permissions = tuple(modules), tuple(routes), tuple(permissions)
     found: list[Problem] = []

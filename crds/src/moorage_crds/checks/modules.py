@@ -14,11 +14,11 @@ Key = tuple[str, str]
 
 
 def check_module(
-    module: Module, others: Iterable[Module], *, platform_version: str | None = None
+    module: Module, others: Iterable[Module], *, platform_version: str = versions.PLATFORM_VERSION
 ) -> list[Problem]:
     """What is wrong with `module` among `others` (which may hold it too).
 
-    `platform_version` is what dependencies on the platform are compared with; None: not at all.
+    `platform_version` is what dependencies on the platform are compared with.
     """
     known = {other.key: other for other in (*others, module)}
     found = [*_environment(module), *_exposure(module)]
@@ -66,11 +66,7 @@ def _exposure(module: Module) -> Iterator[Problem]:
         yield Problem("", module.label, "spec.image", message, "add a tag or a digest", "warning")
 
 
-def _platform(
-    module: Module, dependency: Dependency, field: str, platform_version: str | None
-) -> Iterator[Problem]:
-    if platform_version is None:
-        return
+def _platform(module: Module, dependency: Dependency, field: str, platform_version: str) -> Iterator[Problem]:
     if not versions.parse_range(dependency.version).allows(versions.parse(platform_version)):
         yield _problem(
             module,

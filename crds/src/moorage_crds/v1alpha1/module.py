@@ -1,6 +1,6 @@
 """Module: one backend module, from its image to its database, as a user declares it."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -75,6 +75,10 @@ CronSchedule = Annotated[
 
 
 _LABEL = Text(253, MODULE_NAME)
+
+
+PLATFORM_NAMES: Final = ("moorage", "core")
+"""Names that stand for the platform itself in `spec.dependencies`."""
 
 
 class EnvVar(Resource):
@@ -467,7 +471,15 @@ class Module(ManifestResource):
             cel="!(self.metadata.name in ['moorage', 'core'])",
             message="the names moorage and core stand for the platform in `dependencies`",
             mend="choose another `metadata.name`",
-            check=lambda module: module.metadata.name not in ("moorage", "core"),
+            check=lambda module: module.metadata.name not in PLATFORM_NAMES,
+            field="metadata.name",
+        ),
+        Rule(
+            # A module calls others as the service account of its name, and every pod that names none is `default`.
+            cel="self.metadata.name != 'default'",
+            message="a Module called default would be whoever uses the namespace's default service account",
+            mend="choose another `metadata.name`",
+            check=lambda module: module.metadata.name != "default",
             field="metadata.name",
         ),
     )
@@ -477,7 +489,3 @@ class Module(ManifestResource):
     """What runs, how, and what it needs."""
     status: ModuleStatus | None = None
     """What the operator sees and does."""
-
-
-PLATFORM_NAMES = ("moorage", "core")
-"""Names that stand for the platform itself in `spec.dependencies`."""

@@ -17,7 +17,7 @@ class PostIn(Model):
 
     title: Annotated[str, Field(min_length=1, max_length=200)]
     content: Annotated[str, Field(max_length=100_000)] = ""
-    tags: Annotated[list[Slug], Field(max_length=20)] = []
+    tags: list[Slug] = Field(default_factory=list, max_length=20)
     category: Slug | None = None
 
 

@@ -6,8 +6,7 @@ from uuid import UUID
 from sqlalchemy import select
 
 from blog.app import module
-from blog.generated import Permissions as P
-from blog.generated import Routes as R
+from blog.generated import Permissions, Routes
 from blog.models import PostFilter, PostIn, PostOut
 from blog.tables import Post, Status
 from moorage import Conflict, Db, NotFound, Out, Page, Paging, User
@@ -27,10 +26,10 @@ async def readable(id: UUID, user: User | None, db: Db) -> Post:
 
 
 def _may_see_drafts(user: User | None, author_id: UUID) -> bool:
-    return user is not None and (user.id == author_id or user.has(P.POST_MODERATE))
+    return user is not None and (user.id == author_id or user.has(Permissions.POST_MODERATE))
 
 
-@module.handle(R.LIST_POSTS)
+@module.handle(Routes.LIST_POSTS)
 async def index(wanted: PostFilter, paging: Paging, db: Db) -> Out[Page[PostOut]]:
     """Published posts, the newest first."""
     posts = select(Post).where(Post.status == Status.PUBLISHED).order_by(Post.published_at.desc())
@@ -43,41 +42,41 @@ async def index(wanted: PostFilter, paging: Paging, db: Db) -> Out[Page[PostOut]
     return await db.page(posts, paging)
 
 
-@module.handle(R.LIST_DRAFTS)
+@module.handle(Routes.LIST_DRAFTS)
 async def drafts(paging: Paging, user: User, db: Db) -> Out[Page[PostOut]]:
     """One's own unpublished posts, or everybody's for moderators, the last changed first."""
     posts = select(Post).where(Post.status != Status.PUBLISHED).order_by(Post.updated_at.desc())
-    if not user.has(P.POST_MODERATE):
+    if not user.has(Permissions.POST_MODERATE):
         posts = posts.where(Post.author_id == user.id)
     return await db.page(posts, paging)
 
 
-@module.handle(R.READ_POST, resource=readable)
+@module.handle(Routes.READ_POST, resource=readable)
 async def read(post: Post) -> Out[PostOut]:
     """One post."""
     return post
 
 
-@module.handle(R.CREATE_POST, status=201)
+@module.handle(Routes.CREATE_POST, status=201)
 async def create(new: PostIn, user: User, db: Db) -> Out[PostOut]:
     """A new draft."""
     return await db.add(Post(**new.model_dump(), author_id=user.id))
 
 
-@module.handle(R.UPDATE_POST, resource=load)
+@module.handle(Routes.UPDATE_POST, resource=load)
 async def update(post: Post, changed: PostIn) -> Out[PostOut]:
     """Replace what the author wrote; the status stays."""
     post.assign(changed)
     return post
 
 
-@module.handle(R.DELETE_POST, resource=load)
+@module.handle(Routes.DELETE_POST, resource=load)
 async def delete(post: Post, db: Db) -> None:
     """Delete a post with its comments."""
     await db.delete(post)
 
 
-@module.handle(R.PUBLISH_POST, resource=load)
+@module.handle(Routes.PUBLISH_POST, resource=load)
 async def publish(post: Post) -> Out[PostOut]:
     """Show a draft to everybody."""
     _move(post, Status.DRAFT, Status.PUBLISHED)
@@ -85,7 +84,7 @@ async def publish(post: Post) -> Out[PostOut]:
     return post
 
 
-@module.handle(R.ARCHIVE_POST, resource=load)
+@module.handle(Routes.ARCHIVE_POST, resource=load)
 async def archive(post: Post) -> Out[PostOut]:
     """Take a published post out of sight."""
     _move(post, Status.PUBLISHED, Status.ARCHIVED)
@@ -94,5 +93,7 @@ async def archive(post: Post) -> Out[PostOut]:
 
 def _move(post: Post, before: Status, after: Status) -> None:
     if post.status != before:
-        raise Conflict(f"Only a {before} post can become {after}; this one is {post.status}.", code="wrong_status")
+        raise Conflict(
+            f"Only a {before} post can become {after}; this one is {post.status}.", code="wrong_status"
+        )
     post.status = after

@@ -51,7 +51,7 @@ def migrate(
     package = app.partition(":")[0].partition(".")[0]
     _find_packages()
     try:
-        migrator = _migrator(package, load(overrides=overrides), output)
+        migrator = _migrator(package, load(overrides=overrides, only_own=True), output)
         if sql:
             migrator.sql(sys.stdout)
             return

@@ -90,13 +90,12 @@ def merge(layers: Sequence[Layer]) -> Values:
 
 def _merge(into: Values, values: Mapping[str, Any]) -> None:
     for key, value in values.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = {**value} if isinstance(value, Mapping) else value
-            if isinstance(value, Mapping):
-                into[key] = {}
-                _merge(into[key], value)
+        if not isinstance(value, Mapping):
+            into[key] = value
+            continue
+        if not isinstance(into.get(key), dict):
+            into[key] = {}
+        _merge(into[key], value)
 
 
 def _yaml(path: Path) -> list[Layer]:

@@ -21,11 +21,13 @@ def load(
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
     overrides: Sequence[str] = (),
+    only_own: bool = False,
 ) -> Settings:
     """Read all layers and check them.
 
     Args:
         groups: the module's own group: name (as in files) to class.
+        only_own: leave aside groups that nobody here knows, for commands that do not import the module.
         environ: environment variables; ``None``: this process's.
         folder: where ``config.yaml`` may be; ``None``: the working directory.
         overrides: ``group.field=value`` of the command line.
@@ -43,8 +45,11 @@ def load(
         )
     except LayerError as exc:
         raise ConfigError(str(exc)) from None
+    values = merge(layers)
+    if only_own:
+        values = {name: group for name, group in values.items() if name in model.model_fields}
     try:
-        return model.model_validate(merge(layers))
+        return model.model_validate(values)
     except ValidationError as exc:
         raise ConfigError(_explain(exc, layers, model)) from None
 

@@ -30,7 +30,7 @@ def translated() -> Iterator[None]:
 def translate(exc: BaseException) -> AppError | None:
     """The error for the caller; ``None``: a mistake of ours, which is 500.
 
-    By SQLSTATE (PostgreSQL's appendix A): 23505 unique → 409, 23503 foreign key → 409, 23514 check → 422,
+    By SQLSTATE (PostgreSQL's appendix A): 23505 unique → 409, 23503 foreign key → 422 (409 on DELETE), 23514 check → 422,
     57014 statement timeout → 504, 40001 and 40P01 (serialisation, deadlock) → 503 to be repeated, 08, 57P and
     53 (connection, shutdown, resources) → 503.
     """
@@ -47,7 +47,11 @@ def translate(exc: BaseException) -> AppError | None:
     if state == "23505":
         return Conflict("There is one with these values already.", code="already_exists", details=details)
     if state == "23503":
-        return Conflict("It refers to, or is referred to by, something else.", details=details)
+        if (exc.statement or "").lstrip()[:6].upper() == "DELETE":
+            return Conflict("Something else refers to it.", code="still_used", details=details)
+        return Invalid(
+            "It refers to something that does not exist.", code="unknown_reference", details=details
+        )
     if state == "23514":
         return Invalid(details=details)
     if state == "57014":

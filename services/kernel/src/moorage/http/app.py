@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+import structlog
 from aiohttp import web
 
 from moorage.config.settings import Settings
 from moorage.guard.engine import Guard
 from moorage.guard.headers import TrustedProxies
+from moorage.guard.snapshot import CompiledRule
 from moorage.health import Health, NotReady
 from moorage.http.binding import Bound, bind
 from moorage.http.body import expect_later
@@ -19,6 +21,8 @@ from moorage.http.parameters import Resolver
 from moorage.http.request import Context
 from moorage.metrics import Metrics
 from moorage.module import Module
+
+log = structlog.get_logger("moorage.http")
 
 HEALTH: Final = web.AppKey("health", Health)
 METRICS: Final = web.AppKey("metrics", Metrics)
@@ -69,7 +73,11 @@ def _guarding(handlers: Mapping[str, Bound]) -> Callable[[web.Application], Asyn
 
     async def context(app: web.Application) -> AsyncIterator[None]:
         guard = app[GUARD]
-        guard.bind({rule: bound.loader is not None for rule, bound in handlers.items()})
+        rules = guard.policy.rules if guard.policy is not None else []
+        unfit = {rule.name: why for rule in rules if (why := _unfit(handlers, rule)) is not None}
+        for rule, why in unfit.items():
+            log.error("rule without a fitting handler", rule=rule, reason=why)
+        guard.bind({rule: bound.loader is not None for rule, bound in handlers.items() if rule not in unfit})
 
         async def loaded() -> None:
             if not guard.ready:
@@ -83,6 +91,12 @@ def _guarding(handlers: Mapping[str, Bound]) -> Callable[[web.Application], Asyn
             await watching
 
     return context
+
+
+def _unfit(handlers: Mapping[str, Bound], rule: CompiledRule) -> str | None:
+    """Why no handler answers *rule*; None if one does."""
+    bound = handlers.get(rule.name)
+    return "it has no handler" if bound is None else bound.fits(rule.path) or None
 
 
 def _database(app: web.Application, name: str) -> dict[type, Resolver]:

@@ -8,7 +8,6 @@ from aiohttp import web
 from moorage.errors import NotFound
 from moorage.guard.engine import Guard
 from moorage.guard.matcher import segments
-from moorage.guard.policy import Rule
 from moorage.http.answers import Answer, answering
 from moorage.http.parameters import Providers, Signature, loaded_type, understand
 from moorage.http.request import Context
@@ -45,13 +44,23 @@ class Bound:
         result = await self.signature.call(context)
         return await self.answer(context, result)
 
-    def fits(self, rule: Rule) -> str:
-        """Why it cannot answer the requests of *rule*; empty if it can."""
-        given = {part[1:-1] for part in segments(rule.path) if part.startswith("{")}
+    @property
+    def provided(self) -> frozenset[type]:
+        """The types that ports have to provide for it."""
+        return self.signature.provided | (self.loader.provided if self.loader else frozenset())
+
+    @property
+    def needs_caller(self) -> bool:
+        """Whether it cannot answer an anonymous request."""
+        return self.signature.needs_caller or (self.loader is not None and self.loader.needs_caller)
+
+    def fits(self, path: str) -> str:
+        """Why it cannot answer the requests of a rule with this *path*; empty if it can."""
+        given = {part[1:-1] for part in segments(path) if part.startswith("{")}
         missing = sorted(self.captures - given)
         if not missing:
             return ""
-        return f"{self.handler.where} needs {{{missing[0]}}}, which the path {rule.path} does not capture"
+        return f"{self.handler.where} needs {{{missing[0]}}}, which the path {path} does not capture"
 
 
 def bind(module: Module, providers: Providers) -> Mapping[str, Bound]:

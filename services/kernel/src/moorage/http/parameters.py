@@ -22,7 +22,7 @@ from typing import Any, Final, cast
 from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from moorage.config.settings import Config
-from moorage.errors import Forbidden, NotFound, Unauthenticated
+from moorage.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from moorage.guard.identity import Caller, ModuleCaller, User
 from moorage.http.body import read_body
 from moorage.http.faults import invalid
@@ -44,6 +44,8 @@ class Signature:
     parameters: Mapping[str, Resolver]
     captures: frozenset[str]
     body: type[BaseModel] | None
+    provided: frozenset[type]
+    needs_caller: bool
     returns: object
 
     async def call(self, context: Context) -> Any:
@@ -69,34 +71,86 @@ def understand(function: Function, providers: Providers, *, resource: object = N
         hints = typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError, AttributeError) as exc:
         raise DeclarationError(f"{where}: an annotation cannot be read: {exc}") from None
-    parameters: dict[str, Resolver] = {}
-    captures: set[str] = set()
-    body: type[BaseModel] | None = None
+    reading = _Reading(where, providers, resource)
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise DeclarationError(f"{where}: {parameter} cannot be filled; name each parameter")
         if name not in hints:
             raise DeclarationError(f"{where}: the parameter {name!r} needs a type")
-        kind, optional = _without_none(hints[name])
-        if resource is not None and kind == resource:
-            parameters[name] = _resource
-        elif isinstance(kind, type) and issubclass(kind, BaseModel) and not issubclass(kind, (Query, Config)):
-            if body is not None:
-                raise DeclarationError(f"{where}: both {body.__name__} and {kind.__name__} would be the body")
-            body = kind
-            parameters[name] = _body(kind)
-        elif (found := _by_type(kind, providers, optional)) is not None:
-            parameters[name] = found
-        elif parameter.default is inspect.Parameter.empty:
-            captures.add(name)
-            parameters[name] = _capture(name, _adapter(hints[name], where, name))
-        else:
-            adapter = _adapter(hints[name], where, name)
-            plural = typing.get_origin(kind) in _PLURAL
-            parameters[name] = _query_parameter(name, adapter, parameter.default, plural=plural)
+        reading.add(name, hints[name], parameter.default)
     # The body last: whoever may not call, or calls for what is not there, need not send a good one.
-    ordered = sorted(parameters.items(), key=lambda item: hints[item[0]] is body)
-    return Signature(function, dict(ordered), frozenset(captures), body, hints.get("return", NoneType))
+    ordered = sorted(reading.parameters.items(), key=lambda item: item[0] == reading.body_name)
+    return Signature(
+        function=function,
+        parameters=dict(ordered),
+        captures=frozenset(reading.captures),
+        body=reading.body,
+        provided=frozenset(reading.provided),
+        needs_caller=reading.needs_caller,
+        returns=hints.get("return", NoneType),
+    )
+
+
+class _Reading:
+    """What is known of a function's parameters while they are looked at one by one."""
+
+    def __init__(self, where: str, providers: Providers, resource: object) -> None:
+        self.where = where
+        self.providers = providers
+        self.resource = resource
+        self.parameters: dict[str, Resolver] = {}
+        self.captures: set[str] = set()
+        self.body: type[BaseModel] | None = None
+        self.body_name = ""
+        self.provided: set[type] = set()
+        self.needs_caller = False
+
+    def add(self, name: str, annotation: object, default: object) -> None:
+        """Decide what the parameter *name* gets."""
+        kind, optional = _without_none(annotation)
+        if self.resource is not None and kind == self.resource:
+            self.parameters[name] = _resource
+        elif kind in (User, ModuleCaller, Caller):
+            self.needs_caller = self.needs_caller or not optional
+            self.parameters[name] = _caller(kind, optional)
+        elif isinstance(kind, type) and (found := self._by_class(name, kind)) is not None:
+            self.parameters[name] = found
+        elif default is inspect.Parameter.empty:
+            self.captures.add(name)
+            self.parameters[name] = _capture(name, self._adapter(name, annotation))
+        else:
+            plural = typing.get_origin(kind) in _PLURAL
+            adapter = self._adapter(name, annotation)
+            self.parameters[name] = _query_parameter(name, adapter, default, plural=plural)
+
+    def _by_class(self, name: str, kind: type) -> Resolver | None:
+        if kind in self.providers:
+            self.provided.add(kind)
+            return self.providers[kind]
+        if kind is Request:
+            return _facts
+        if issubclass(kind, Config):
+            return _group(kind)
+        if issubclass(kind, Query):
+            return _query_model(kind)
+        if issubclass(kind, BaseModel):
+            if self.body is not None:
+                raise DeclarationError(
+                    f"{self.where}: both {self.body.__name__} and {kind.__name__} would be the body"
+                )
+            self.body, self.body_name = kind, name
+            return _body(kind)
+        return None
+
+    def _adapter(self, name: str, annotation: object) -> TypeAdapter[Any]:
+        try:
+            return TypeAdapter(cast("Any", annotation))
+        except PydanticSchemaGenerationError:
+            raise DeclarationError(
+                f"{self.where}: nothing provides a {annotation} for the parameter {name!r}; use Db (with a "
+                "database configured), User, Request, a Query, a Model for the body, a plain type for a capture of "
+                "the path, or give the handler a `resource` loader"
+            ) from None
 
 
 def loaded_type(loader: Function) -> object:
@@ -111,20 +165,6 @@ def loaded_type(loader: Function) -> object:
     return _without_none(returns)[0]
 
 
-def _by_type(kind: object, providers: Providers, optional: bool) -> Resolver | None:
-    if kind in (User, ModuleCaller, Caller):
-        return _caller(kind, optional)
-    if not isinstance(kind, type):
-        return None
-    if kind is Request:
-        return _facts
-    if issubclass(kind, Config):
-        return _group(kind)
-    if issubclass(kind, Query):
-        return _query_model(kind)
-    return providers.get(kind)
-
-
 def _without_none(annotation: object) -> tuple[object, bool]:
     if typing.get_origin(annotation) not in (typing.Union, UnionType):
         return annotation, False
@@ -132,17 +172,6 @@ def _without_none(annotation: object) -> tuple[object, bool]:
     optional = len(kinds) < len(typing.get_args(annotation))
     rest: object = typing.Union[tuple(kinds)]  # noqa: UP007 - made at run time
     return rest, optional
-
-
-def _adapter(annotation: object, where: str, name: str) -> TypeAdapter[Any]:
-    try:
-        return TypeAdapter(cast("Any", annotation))
-    except PydanticSchemaGenerationError:
-        raise DeclarationError(
-            f"{where}: nothing provides a {annotation} for the parameter {name!r}; use Db, User, "
-            "Request, a Query, a Model for the body, a plain type for a capture of the path, or give the handler "
-            "a `resource` loader"
-        ) from None
 
 
 async def _facts(context: Context) -> object:
@@ -214,8 +243,13 @@ def _query_parameter(name: str, adapter: TypeAdapter[Any], default: object, *, p
 
 def _capture(name: str, adapter: TypeAdapter[Any]) -> Resolver:
     async def resolve(context: Context) -> object:
+        given = context.decision.params.get(name)
+        if (
+            given is None
+        ):  # a policy that came after the start; `moorage check` and the start look for it, too
+            raise Unavailable(code="unbound_rule", reason=f"the rule's path does not capture {{{name}}}")
         try:
-            return adapter.validate_python(context.decision.params[name])
+            return adapter.validate_python(given)
         except ValidationError:
             # An address that no resource can have: there is nothing there, as for any other such address.
             raise NotFound from None

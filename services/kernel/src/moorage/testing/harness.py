@@ -20,9 +20,9 @@ from moorage.guard import signing, tokens
 from moorage.guard.compiler import compile_base
 from moorage.guard.policy import BaseDocument, Issuer
 from moorage.health import Health
-from moorage.http.app import GUARD, HEALTH
+from moorage.http.app import GUARD, HEALTH, group_name
 from moorage.module import Module
-from moorage.serve import Running, group_name, import_module, running
+from moorage.serve import Running, import_module, running
 from moorage.testing.client import Client
 from moorage.testing.databases import SchemaDatabase
 from moorage_crds.manifests import ManifestSet

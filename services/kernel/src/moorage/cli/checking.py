@@ -1,0 +1,154 @@
+"""Do a module's code and its manifests agree? The same function serves `moorage check`, tests and CI."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from moorage.cli import generated
+from moorage.database.db import Db
+from moorage.guard.compiler import CompileError, compile_base
+from moorage.guard.conditions import ConditionError, compile_condition
+from moorage.http.binding import Bound, bind
+from moorage.http.request import Context
+from moorage.module import DeclarationError
+from moorage.module import Module as Code
+from moorage.serve import ImportFailed, import_module
+from moorage_crds.manifests import ManifestSet, load
+from moorage_crds.problems import Problem, errors
+from moorage_crds.v1alpha1 import Module, Route, RouteRule
+
+
+def check(folder: Path) -> list[Problem]:
+    """Everything that is wrong with the manifests of *folder*, with its code, and between the two.
+
+    Imports the code, with *folder* and its ``src`` on the import path.
+    """
+    manifests = load(folder)
+    problems = list(manifests.check())
+    if errors(manifests.problems):
+        return problems  # of what cannot be read nothing follows
+    for module in manifests.modules:
+        found = [*_policy(manifests, module)]
+        if module.spec.app is not None:
+            found += _code(folder, manifests, module)
+        problems += map(manifests.locate, found)
+    return list(dict.fromkeys(problems))
+
+
+def _policy(manifests: ManifestSet, module: Module) -> Iterator[Problem]:
+    """What the guard would refuse: conditions above all."""
+    try:
+        compile_base(
+            module,
+            manifests.routes,
+            manifests.permissions,
+            issuers=(),
+            sequence=1,
+            issued_at="1970-01-01T00:00:00Z",
+        )
+    except CompileError as exc:
+        yield from exc.problems
+
+
+def _code(folder: Path, manifests: ManifestSet, module: Module) -> Iterator[Problem]:
+    app = module.spec.app
+    assert app is not None
+    try:
+        code = _import(folder, app)
+        bound = bind(code, {Db: _never})
+    except ImportFailed as exc:
+        yield _problem(module, "spec.app", str(exc), "name the package and the Module object in it")
+        return
+    except DeclarationError as exc:
+        yield _problem(module, "spec.app", str(exc))
+        return
+    except Exception as exc:  # noqa: BLE001 - importing runs the author's code, which may fail in any way
+        yield _problem(module, "spec.app", f"{app} cannot be imported: {type(exc).__name__}: {exc}")
+        return
+    if code.name != module.metadata.name:
+        message = f"{app} calls itself {code.name!r}, the resource {module.metadata.name!r}"
+        yield _problem(module, "metadata.name", message, "give both the same name")
+    yield from _bindings(manifests, module, bound)
+    yield from _names(folder, manifests, module)
+
+
+def _import(folder: Path, app: str) -> Code:
+    for path in (folder, folder / "src"):
+        if path.is_dir() and str(path.resolve()) not in sys.path:
+            sys.path.insert(0, str(path.resolve()))
+    return import_module(app)
+
+
+def _bindings(manifests: ManifestSet, module: Module, bound: Mapping[str, Bound]) -> Iterator[Problem]:
+    rules: set[str] = set()
+    for route in manifests.routes:
+        if route.spec.module != module.metadata.name or route.metadata.namespace != module.metadata.namespace:
+            continue
+        for index, rule in enumerate(route.spec.rules):
+            rules.add(rule.name)
+            handler = bound.get(rule.name)
+            field = f"spec.rules[{index}]"
+            if handler is None:
+                message = f"no handler of {module.spec.app} answers the rule `{rule.name}`"
+                mend = f'write one with @module.handle("{rule.name}"), or remove the rule'
+                yield _problem(route, f"{field}.name", message, mend)
+            else:
+                yield from _binding(manifests, route, field, rule, handler)
+    for name in sorted(bound.keys() - rules):
+        where = bound[name].handler.where
+        yield _problem(
+            module, "spec.app", f"{where} answers the rule `{name}`, which no Route has", "add it to a Route"
+        )
+    for handler in bound.values():
+        if Db in handler.provided and module.spec.database is None:
+            message = f"{handler.handler.where} needs a database, but the Module declares none"
+            yield _problem(module, "spec.database", message, "add `database: {}`")
+            break
+
+
+def _binding(
+    manifests: ManifestSet, route: Route, field: str, rule: RouteRule, bound: Bound
+) -> Iterator[Problem]:
+    if unfit := bound.fits(rule.path):
+        yield _problem(route, f"{field}.path", unfit, "capture it, or rename the parameter")
+    auth = rule.auth or route.spec.auth or "required"
+    if auth != "required" and bound.needs_caller:
+        message = f"{bound.handler.where} needs a caller, but auth is {auth}"
+        yield _problem(route, f"{field}.auth", message, "set auth: required, or take `User | None`")
+    code = rule.permission or (route.spec.permission if rule.auth in (None, "required") else None)
+    if code is not None and bound.loader is None and _about_resource(manifests, route, code):
+        message = f"the condition of {code} is about `resource`, but {bound.handler.where} loads none"
+        mend = f'give the handler a loader: @module.handle("{rule.name}", resource=load)'
+        yield _problem(route, f"{field}.permission", message, mend)
+
+
+def _about_resource(manifests: ManifestSet, route: Route, code: str) -> bool:
+    for permission in manifests.permissions:
+        if permission.code == code and permission.metadata.namespace == route.metadata.namespace:
+            try:
+                return permission.spec.condition is not None and (
+                    compile_condition(permission.spec.condition).mentions_resource
+                )
+            except ConditionError:  # reported with the Permission
+                return False
+    return False
+
+
+def _names(folder: Path, manifests: ManifestSet, module: Module) -> Iterator[Problem]:
+    try:
+        path = generated.package_folder(folder, module) / "generated.py"
+    except generated.ManifestError:
+        return  # installed somewhere else: its names are kept there
+    if path.exists() and path.read_text() != generated.text(manifests, module):
+        mend = f"run: moorage permissions {folder}"
+        yield _problem(module, "metadata.name", f"{path} is not what the manifests say", mend)
+
+
+def _problem(resource: Module | Route, field: str, message: str, mend: str = "") -> Problem:
+    namespace = resource.metadata.namespace or "default"
+    label = f"{resource.kind} {namespace}/{resource.metadata.name}"
+    return Problem(source="", resource=label, field=field, message=message, mend=mend)
+
+
+async def _never(_: Context) -> object:
+    raise AssertionError("checking calls no handler")

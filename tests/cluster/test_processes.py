@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from testcluster.native import teardown
 from testcluster.process import MARK, Identity, ProcessError, Supervisor, end, start_time
 from testcluster.waiting import until
 
@@ -118,3 +119,19 @@ def test_output_goes_to_a_log_whose_tail_can_be_shown(supervisor: Supervisor) ->
     while identity.alive():
         time.sleep(0.01)
     assert supervisor.tail("talker", lines=2) == "line 2\nline 3"
+
+
+def test_a_second_run_directory_never_touches_the_cluster_of_the_first(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bridge and control groups have fixed names: ending one run would tear down the other's."""
+    monkeypatch.setattr(teardown, "CLAIM", tmp_path / "claim")
+    teardown.claim(supervisor.run)
+    supervisor.spawn("etcd", ["sleep", "60"])
+    for attempt in (teardown.sweep, teardown.claim):
+        with pytest.raises(ProcessError, match=f"its state in {supervisor.run} runs on this machine"):
+            attempt(tmp_path / "other")
+    assert set(supervisor.running()) == {"etcd"}
+    supervisor.stop("etcd")
+    teardown.claim(tmp_path / "other")
+    assert teardown.CLAIM.read_text() == f"{tmp_path / 'other'}\n"

@@ -11,7 +11,7 @@ from testcluster.native import database, edge, layout, network, node
 from testcluster.native.api import condition, from_kubeconfig
 from testcluster.native.control_plane import ControlPlane
 from testcluster.native.layout import Ports, State
-from testcluster.native.teardown import sweep
+from testcluster.native.teardown import claim, sweep
 from testcluster.process import ProcessError, Supervisor
 from testcluster.progress import step
 from testcluster.waiting import until
@@ -60,6 +60,7 @@ def up(run: Path, keep: bool, cluster_id: str) -> State:
     run.chmod(0o711)
     programs = build.ensure(*PROGRAMS)
     sweep(run)
+    claim(run)
     shutil.rmtree(run / "logs", ignore_errors=True)
     state = State(cluster_id, keep, Ports.choose(), secrets.token_urlsafe(24))
     state.write(run)

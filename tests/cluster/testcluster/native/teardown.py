@@ -15,7 +15,7 @@ from pathlib import Path
 from testcluster.native import layout, network
 from testcluster.native.layout import State
 from testcluster.native.node import cgroup_roots, containerd_socket
-from testcluster.process import Identity, Supervisor, end
+from testcluster.process import Identity, ProcessError, Supervisor, end
 
 _ORDER = (
     "envoy",
@@ -29,8 +29,35 @@ _ORDER = (
 _UNMOUNT_ROUNDS = 3
 
 
+CLAIM = Path("/run/moorage-testcluster")
+"""Holds the run directory of this machine's cluster: bridge, nft tables and control groups have fixed names."""
+
+
+def claim(run: Path) -> None:
+    """Take this machine for a run; raises ProcessError if another run directory's cluster lives."""
+    refuse_other(run)
+    CLAIM.write_text(f"{run}\n")
+
+
+def refuse_other(run: Path) -> None:
+    """Raise ProcessError if the cluster of another run directory lives on this machine."""
+    try:
+        owner = Path(CLAIM.read_text().strip())
+    except FileNotFoundError:
+        return
+    if owner != run and Supervisor(owner).running():
+        raise ProcessError(
+            f"a test cluster with its state in {owner} runs on this machine, and there can be one only: "
+            f"use it (MOORAGE_TEST_RUN_DIR={owner}), or end it with `python -m testcluster down`"
+        )
+
+
 def sweep(run: Path) -> None:
-    """End every process of the run and remove every trace of it but its logs."""
+    """End every process of the run and remove every trace of it but its logs.
+
+    Raises ProcessError, and does nothing, if the machine's cluster is another run directory's.
+    """
+    refuse_other(run)
     supervisor = Supervisor(run)
     state = State.read(run)
     for name in _ORDER:
@@ -48,6 +75,7 @@ def sweep(run: Path) -> None:
     _remove_cgroups()
     _remove_files(run)
     _remove_leftovers()
+    CLAIM.unlink(missing_ok=True)
 
 
 def _kill_pods() -> None:

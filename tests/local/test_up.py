@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from moorage.database.embedded import EmbeddedPostgres
 from moorage.guard.tokens import issue_user_token
 from moorage_operator.local.runner import SETTINGS
 from runup import Up, moorage
@@ -72,9 +73,16 @@ def until(url: str, status: int, *, timeout_s: float = 10.0, token: str | None =
 
 
 @pytest.fixture
-def blog(tmp_path: Path) -> Path:
+def blog(tmp_path: Path) -> Iterator[Path]:
     """A copy of services/blog that a test may change, in a folder of its own."""
-    return copy_blog(tmp_path)
+    yield copy_blog(tmp_path)
+    purge(tmp_path)
+
+
+def purge(folder: Path) -> None:
+    """Remove the database: as root it lies outside the test's folder, where nobody would look for it."""
+    if (folder / ".moorage/postgres").exists():
+        EmbeddedPostgres(folder / ".moorage/postgres").purge()
 
 
 def copy_blog(folder: Path) -> Path:
@@ -91,6 +99,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         yield up.ready()
         assert up.interrupt() == 0
         assert up.survivors() == []
+    purge(folder)
 
 
 def token(up: Up, user: str, *roles: str) -> str:

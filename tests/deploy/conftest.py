@@ -20,6 +20,17 @@ KUBERNETES = "1.34.0"
 Objects = list[dict[str, Any]]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the cluster tests of this folder before those of others.
+
+    They install releases that serve one namespace; the end-to-end tests keep one that serves all namespaces until the
+    session ends, and two operators would fight over the same Modules.
+    """
+    here = Path(__file__).parent
+    items.sort(key=lambda item: not (here in item.path.parents and item.get_closest_marker("cluster")))
+
+
 def tool(name: str) -> str:
     """Return the path of a tool built from its pinned Go module, or of the PATH's own; skip where neither is."""
     try:

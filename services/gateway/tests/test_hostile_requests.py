@@ -7,7 +7,10 @@ import pytest
 from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from yarl import URL
 
+from moorage import errors
+from moorage.guard import paths
 from moorage_gateway.forward.headers import passes_inward, printable
 
 
@@ -368,3 +371,19 @@ async def test_an_unknown_expectation_is_417(net, expectation):
         f"Expect: {expectation}\r\n\r\n".encode()
     )
     assert answer.split(b" ", 2)[1] == b"417"
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=60))
+@settings(max_examples=500)
+def test_what_the_guard_judges_is_what_the_upstream_gets(rest):
+    """Any target that is let in is written to the upstream as it came, but for the `?` of an empty query."""
+    target = "/" + rest
+    if "#" in target:
+        return
+    try:
+        paths.parse_target(target)
+    except errors.BadRequest:
+        return
+    sent = URL("http://127.0.0.1:8081" + target, encoded=True)
+    assert sent.raw_path_qs in (target, target.removesuffix("?"))
+    assert (sent.host, sent.port) == ("127.0.0.1", 8081)

@@ -28,7 +28,8 @@ MAX_LINE: Final = 8190
 MAX_FIELDS: Final = 100
 CLOSING_S: Final = 3.0
 """Seconds that open WebSockets have, at the end of a drain, to take leave with 1001."""
-_GRACE_S: Final = 5.0
+GRACE_S: Final = 5.0
+"""Seconds in which endpoints and load balancers learn that a process is no longer ready."""
 
 
 class Server(web.Server):
@@ -63,14 +64,15 @@ class Drain:
     drain_s: float
 
     @classmethod
-    def of(cls, settings: Settings) -> "Drain":
-        """As `server.shutdown_grace` and `server.shutdown_timeout` say; at once on a developer's machine."""
+    def of(cls, settings: Settings, *, grace_s: float = GRACE_S) -> "Drain":
+        """As `server.shutdown_grace` (else *grace_s*) and `server.shutdown_timeout` say; at once on a
+        developer's machine.
+        """
         server = settings.server
         if settings.development and server.shutdown_grace is None:
             return cls(0.0, 0.5)
-        grace = min(
-            _GRACE_S if server.shutdown_grace is None else server.shutdown_grace, server.shutdown_timeout
-        )
+        wanted = grace_s if server.shutdown_grace is None else server.shutdown_grace
+        grace = min(wanted, server.shutdown_timeout)
         return cls(grace, max(server.shutdown_timeout - grace - CLOSING_S, 0.0))
 
 

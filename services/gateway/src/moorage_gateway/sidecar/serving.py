@@ -85,7 +85,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 admin,
                 server=settings.server,
                 admin_at=settings.admin,
-                drain=Drain.of(settings),
+                drain=drain_of(settings),
             ) as server:
                 yield server
         finally:
@@ -125,6 +125,13 @@ def _add_app_probes(admin: web.Application, probes: AppProbes) -> None:
     )
 
 
+def drain_of(settings: Settings) -> Drain:
+    """Without a grace period of its own: a native sidecar is told to stop when the app is gone (KEP-753), long after
+    the app's `preStop` has given the edge its time.
+    """
+    return Drain.of(settings, grace_s=0.0)
+
+
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """The sidecar's settings, from *environ* (``None``: this process's); raises `ConfigError`."""
     return load({"upstream": UpstreamSettings}, environ=environ)
@@ -136,4 +143,4 @@ def run() -> None:
 
     settings = load_settings()
     logs.configure(settings, service=settings.moorage.module or "sidecar")
-    uvloop.run(until_stopped(running(settings), Drain.of(settings)))
+    uvloop.run(until_stopped(running(settings), drain_of(settings)))

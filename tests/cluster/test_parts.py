@@ -14,6 +14,7 @@ from cryptography import x509
 
 from testcluster import build, oci, paths
 from testcluster.native import layout
+from testcluster.native.images import outdated
 from testcluster.native.layout import Ports, State
 from testcluster.pki import Authority
 from testcluster.waiting import TimedOutError, until
@@ -156,6 +157,20 @@ class TestArchives:
             archive.addfile(entry, io.BytesIO(content))
         with pytest.raises(ValueError, match="does not name its image"):
             oci.image_name(tmp_path / "nameless.tar")
+
+
+class TestImageCache:
+    def test_old_nameless_builds_beyond_the_newest_are_forgotten(self) -> None:
+        day = 86_400
+        images = [{"id": f"i{n}", "created": 10 * day - n * 60} for n in range(25)]
+        assert outdated(images, now=10 * day + day) == ["i20", "i21", "i22", "i23", "i24"]
+
+    def test_builds_of_the_last_hours_are_kept_whatever_their_number(self) -> None:
+        images = [{"id": f"i{n}", "created": 1000} for n in range(500)]
+        assert outdated(images, now=2000) == []
+
+    def test_a_few_old_builds_are_kept_as_cache(self) -> None:
+        assert outdated([{"id": "old", "created": 0}], now=1e9) == []
 
 
 class TestState:

@@ -1,14 +1,18 @@
 """Builds images without a container engine or registry: buildah, on a base made by debootstrap."""
 
+import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from testcluster import oci, paths
 from testcluster.handle import CommandError
@@ -19,6 +23,8 @@ _SUITE = "bookworm"
 _INCLUDE = "python3,python3-venv,ca-certificates"
 _MIRROR = "http://deb.debian.org/debian"
 _REGISTRY = "localhost"
+_KEPT_BUILDS = 20
+_KEPT_SECONDS = 3 * 3600
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _BASE_FILE = """FROM scratch
 ADD rootfs.tar /
@@ -71,6 +77,7 @@ class BuildahImages:
                 f"--tag={reference}",
                 str(context),
             )
+            self._forget_old_builds()
         return reference
 
     def load(self, image: str | Path) -> str:
@@ -99,6 +106,13 @@ class BuildahImages:
             )
             for name in ("storage", "storage-run"):
                 shutil.rmtree(self._home / name, ignore_errors=True)
+
+    def _forget_old_builds(self) -> None:
+        """Remove results of earlier builds that lost their name, with the layers only they had."""
+        found = self._buildah("images", "--json", "--filter=dangling=true")
+        for identity in outdated(json.loads(found or "[]") or [], time.time()):
+            with contextlib.suppress(CommandError):  # somebody's working container stands on it
+                self._buildah("rmi", identity)
 
     def _build_base(self, reference: str, mirror: str) -> None:
         with tempfile.TemporaryDirectory(dir=self._home) as scratch:
@@ -163,6 +177,16 @@ class BuildahImages:
         with (self._home / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def outdated(images: Sequence[Mapping[str, Any]], now: float) -> list[str]:
+    """Return the ids of nameless images not worth keeping as a cache: neither new nor among the newest.
+
+    `images` is what `buildah images --json` prints, `now` in seconds since the epoch. New ones
+    are kept whatever their number, because a build that runs at this moment may be using them.
+    """
+    newest_first = sorted(images, key=lambda image: image["created"], reverse=True)
+    return [i["id"] for i in newest_first[_KEPT_BUILDS:] if now - i["created"] > _KEPT_SECONDS]
 
 
 def _write(path: Path, content: str) -> None:

@@ -44,6 +44,7 @@ def operator(
     """Watch Modules, Routes and Permissions, and keep cluster and database as they say."""
     # Imported here: every other verb would pay for it.
     import asyncio
+    import importlib.metadata
     import logging
 
     from kubernetes.aio.config import ConfigException
@@ -53,7 +54,8 @@ def operator(
     from moorage_operator import process
     from moorage_operator.plan.settings import SettingsError
 
-    logs.configure(load(), service="moorage-operator")
+    version = importlib.metadata.version("moorage-operator")
+    logs.configure(load(overrides=(f"moorage.version={version}",)), service="moorage-operator")
     if verbose:
         logging.getLogger("moorage_operator").setLevel(logging.DEBUG)
     options = process.Options(

@@ -163,27 +163,27 @@ def _decimal(text: str, factor: Decimal) -> Decimal | None:
         return None
 
 
-def removal_patch(planned: Manifest, found: Iterable[Difference]) -> Manifest:
-    """A JSON merge patch (RFC 7386) that takes away what somebody added.
+def repair_patch(planned: Manifest, found: Iterable[Difference]) -> Manifest:
+    """A JSON merge patch (RFC 7386) that undoes what somebody did, where server-side apply cannot.
 
-    Server-side apply leaves what another manager owns. Lists are written whole, as planned; keys of maps become null.
+    Apply leaves what another manager owns, and adds an item of a list beside one that has another key by now. Here lists
+    are written whole, as planned; extra keys of maps become null.
     """
     patch: Manifest = {}
     for difference in found:
-        if difference.extra:
-            _put(patch, planned, difference.path)
+        _put(patch, planned, difference)
     return patch
 
 
-def _put(patch: Manifest, planned: Any, path: Path) -> None:
+def _put(patch: Manifest, planned: Any, difference: Difference) -> None:
     here, source = patch, planned
-    for step in path[:-1]:
+    for step in difference.path[:-1]:
         below = source[step]
         if isinstance(below, list):
             here[step] = below
             return
         here, source = here.setdefault(step, {}), below
-    here[path[-1]] = None
+    here[difference.path[-1]] = None if difference.extra else difference.planned
 
 
 @dataclass(frozen=True, slots=True, order=True)

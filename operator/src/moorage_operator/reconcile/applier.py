@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from moorage_operator.apply import kinds
-from moorage_operator.apply.client import Cluster
+from moorage_operator.apply.client import ApiError, Cluster
 from moorage_operator.apply.kinds import SECRET, Kind
 from moorage_operator.plan import diff
 from moorage_operator.plan.diff import Ref, ref_of
@@ -81,13 +81,24 @@ class Applier:
                 planned["metadata"]["name"],
                 ", ".join(".".join(one.path) for one in found[:8]),
             )
-        result = await self._cluster.apply(kind, planned)
+        self._store_put(kind, await self._write(kind, planned, live))
+
+    async def _write(self, kind: Kind, planned: Manifest, live: Manifest | None) -> Manifest:
+        """Apply *planned*, and undo by a merge patch what apply leaves, or trips over (422)."""
+        try:
+            result = await self._cluster.apply(kind, planned)
+        except ApiError as error:
+            if error.status != 422 or live is None:
+                raise
+            await self._patch(kind, planned, diff.differences(planned, live))
+            result = await self._cluster.apply(kind, planned)
         added = [one for one in diff.differences(planned, result) if one.extra]
-        if added:
-            patch = diff.removal_patch(planned, added)
-            patched = await self._cluster.patch(kind, owner.namespace, planned["metadata"]["name"], patch)
-            result = patched if patched is not None else result
-        self._store_put(kind, result)
+        return await self._patch(kind, planned, added) or result if added else result
+
+    async def _patch(self, kind: Kind, planned: Manifest, found: list[diff.Difference]) -> Manifest | None:
+        metadata = planned["metadata"]
+        patch = diff.repair_patch(planned, found)
+        return await self._cluster.patch(kind, metadata["namespace"], metadata["name"], patch)
 
     async def create(self, owner: Owner, manifest: Manifest) -> None:
         """Make an object whose content may never change (a Job, the Secret it uses), or put it in place of its like."""

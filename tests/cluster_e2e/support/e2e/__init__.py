@@ -1,0 +1,1 @@
+"""What the end-to-end tests on a cluster share: an installation, its edge, its database."""

@@ -1,0 +1,110 @@
+"""Killed operators, deleted Modules, and their data."""
+
+import json
+import uuid
+
+import pytest
+from e2e.installation import Installation, names
+from e2e.waiting import eventually
+
+from testcluster.handle import Cluster
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+
+def test_an_operator_that_is_killed_over_and_over_leaves_nothing_half_made(
+    installation: Installation, cluster: Cluster, space: str
+) -> None:
+    """Each kill comes at another moment of the reconciliation of three modules with databases."""
+    for at in range(3):
+        manifests = installation.blog(f"{at}-{uuid.uuid4().hex[:6]}.e2e.example.test")
+        text = json.dumps(manifests).replace('"blog.', f'"blog{at}.').replace('"blog"', f'"blog{at}"')
+        cluster.apply(*json.loads(text), namespace=space)
+        cluster.kubectl(
+            "-n",
+            installation.core,
+            "delete",
+            "pod",
+            installation.operator_pod(),
+            "--force",
+            "--grace-period=0",
+        )
+        eventually(lambda: len(_running(installation)) == 1, "the operator is back", 60)
+    installation.wait_ready(space, "blog0", "blog1", "blog2", timeout=150)
+    for at in range(3):
+        label = ("-l", f"moorage.dev/module=blog{at}")
+        # The app role's access and nothing else: no owner's DSN, no password that nobody uses.
+        secrets = names(cluster.get("-n", space, "secrets", *label)["items"])
+        inventory = cluster.get("-n", space, "module", f"blog{at}")["status"]["inventory"]
+        assert len(secrets) == 1
+        assert secrets == {one["name"] for one in inventory if one["kind"] == "Secret"}
+        kept = names(cluster.get("-n", space, "configmaps", *label)["items"])
+        assert kept == {one["name"] for one in inventory if one["kind"] == "ConfigMap"}
+    roles = installation.database.fetch(
+        "SELECT rolcanlogin FROM pg_roles JOIN pg_namespace ON nspowner = pg_roles.oid WHERE nspname LIKE $1",
+        f"{space}%",
+    )
+    assert [one["rolcanlogin"] for one in roles] == [False] * 3
+
+
+def _running(installation: Installation) -> list[str]:
+    pods = installation.cluster.get(
+        "-n", installation.core, "pods", "-l", "app.kubernetes.io/name=moorage-operator"
+    )["items"]
+    return [
+        one["metadata"]["name"]
+        for one in pods
+        if "deletionTimestamp" not in one["metadata"] and one["status"]["phase"] == "Running"
+    ]
+
+
+def test_deleting_keeps_the_data_until_somebody_adopts_it(
+    installation: Installation, cluster: Cluster, space: str, host: str
+) -> None:
+    posts = f"{host}/api/v1/blog/posts"
+    token = installation.token("alice", "author")
+    cluster.apply(*installation.blog(host), namespace=space)
+    installation.wait_ready(space, "blog")
+    installation.wait_edge(posts)
+    made = installation.call("POST", posts, token=token, json_body={"title": "Kept", "content": "…"}).json
+    old = cluster.get("-n", space, "module", "blog")["metadata"]["uid"]
+
+    cluster.kubectl("-n", space, "delete", "module", "blog")
+    kinds = "deployments,services,configmaps,secrets,jobs,httproutes,serviceaccounts,networkpolicies"
+    label = ("-l", "moorage.dev/module=blog")
+    eventually(lambda: not cluster.get("-n", space, kinds, *label)["items"], "its objects are gone", 60)
+    assert f"{space}_blog" in installation.database.schemas()
+    installation.wait_condition(space, "route", "blog", "Accepted", "ModuleNotFound")
+
+    cluster.apply(*installation.blog(host), namespace=space)
+    said = installation.wait_condition(space, "module", "blog", "DatabaseReady", "SchemaNotOurs")
+    assert f"moorage.dev/adopt-database={old}" in said
+    cluster.kubectl("-n", space, "annotate", "module", "blog", f"moorage.dev/adopt-database={old}")
+    installation.wait_ready(space, "blog")
+    assert installation.wait_edge(f"{posts}/{made['id']}", token=token).json["title"] == "Kept"
+
+
+def test_on_delete_drop_takes_the_data_along(
+    installation: Installation, cluster: Cluster, space: str, host: str
+) -> None:
+    cluster.apply(*installation.blog(host, database={"onDelete": "Drop"}), namespace=space)
+    installation.wait_ready(space, "blog")
+    assert cluster.get("-n", space, "module", "blog")["metadata"]["finalizers"] == ["moorage.dev/database"]
+    assert f"{space}_blog" in installation.database.schemas()
+    cluster.kubectl("-n", space, "delete", "module", "blog", "--timeout=90s")
+    assert f"{space}_blog" not in installation.database.schemas()
+    roles = installation.database.fetch("SELECT rolname FROM pg_roles WHERE rolname ~ '^mg_'")
+    used = installation.database.fetch("SELECT DISTINCT nspowner::regrole::text AS role FROM pg_namespace")
+    assert len([one for one in roles if one["rolname"].endswith("_owner")]) >= len(
+        [one for one in used if one["role"].startswith("mg_")]
+    )
+
+
+def test_a_namespace_that_is_deleted_goes_away_with_its_data(
+    installation: Installation, cluster: Cluster, space: str, host: str
+) -> None:
+    """The finalizer creates nothing, which a terminating namespace would refuse."""
+    cluster.apply(*installation.blog(host, database={"onDelete": "Drop"}), namespace=space)
+    installation.wait_ready(space, "blog")
+    cluster.kubectl("delete", "namespace", space, "--timeout=120s", timeout=150)
+    assert f"{space}_blog" not in installation.database.schemas()

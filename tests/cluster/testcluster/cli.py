@@ -1,6 +1,7 @@
 """`python -m testcluster`: the test cluster by hand."""
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -190,9 +191,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         status: int = options.action(options)
+        sys.stdout.flush()
     except EXPECTED as error:
         sys.stderr.write(f"testcluster: {error}\n")
         return 1
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough; without this, Python complains once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         sys.stderr.write("testcluster: interrupted; what was started has been ended\n")
         return 130

@@ -27,6 +27,14 @@ class Server:
         finally:
             await connection.close()
 
+    async def run_script(self, dsn: str, script: str) -> None:
+        """Several statements at once."""
+        connection = await asyncpg.connect(dsn)
+        try:
+            await connection.execute(script)
+        finally:
+            await connection.close()
+
 
 @pytest.fixture(scope="session")
 def postgres_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

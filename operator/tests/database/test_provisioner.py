@@ -256,6 +256,52 @@ async def test_completion_of_migrations_is_read_from_the_database(provisioner) -
     assert not await provisioner.migration_done(names, "r2")
 
 
+BACK_TO_ADMIN = """
+    CREATE FUNCTION climb() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+        SET ROLE NONE;
+        INSERT INTO {schema}.seen VALUES (current_user::text);
+        RETURN true;
+    END $$;
+    CREATE TABLE seen (who text);
+    GRANT USAGE ON SCHEMA {schema} TO PUBLIC;
+    GRANT INSERT ON seen TO PUBLIC;
+    ALTER TABLE moorage_migrations ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+    CREATE POLICY climbing ON moorage_migrations USING (climb());
+"""
+
+
+@pytest.mark.parametrize("admin", ["admin", "superuser"])
+async def test_what_a_migration_left_in_its_record_never_runs_as_the_admin(server, admin) -> None:
+    """A row-level policy calls a function of the table's owner, and `SET ROLE` can be undone by it."""
+    names = unique(f"climber-{admin}")
+    async with Provisioner(getattr(server, admin)) as provisioner:
+        await provisioner.ensure(names, UID)
+        await migrated(provisioner, names)
+        await server.run_script(
+            await provisioner.open_owner(names, seconds=60), BACK_TO_ADMIN.format(schema=f'"{names.schema}"')
+        )
+        assert await provisioner.migration_done(names, "r1")
+        seen = await server.run(server.superuser, f'SELECT DISTINCT who FROM "{names.schema}".seen')
+        assert [row["who"] for row in seen] == [names.owner]
+
+
+async def test_functions_of_modules_never_stand_in_for_the_servers_own(server, provisioner) -> None:
+    """On PostgreSQL 14 everybody may create in `public`; a function that fits better there would be taken."""
+    await server.run_script(
+        server.superuser,
+        """
+        CREATE TABLE public.seen (who text);
+        GRANT ALL ON public.seen TO PUBLIC;
+        CREATE FUNCTION public.hashtextextended(text, integer) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO public.seen VALUES (current_user::text);
+            RETURN 1;
+        END $$;
+        """,
+    )
+    await provisioner.ensure(unique("overloaded"), UID)
+    assert not await server.run(server.superuser, "SELECT who FROM public.seen")
+
+
 async def test_a_database_that_is_away_is_unavailable_and_comes_back(server) -> None:
     away = Provisioner("postgresql://x:secret-pw@127.0.0.1:9/none")
     with pytest.raises(DatabaseUnavailableError) as caught:
@@ -263,6 +309,17 @@ async def test_a_database_that_is_away_is_unavailable_and_comes_back(server) -> 
     assert "secret-pw" not in str(caught.value)
     assert "127.0.0.1:9/none" in str(caught.value)
     await away.close()
+
+
+@pytest.mark.parametrize("password", ["a/secret", "7/secret", "a?secret", "a#secret"])
+def test_a_password_that_was_not_percent_encoded_is_not_taken_for_the_address(password: str) -> None:
+    assert "secret" not in Provisioner(f"postgresql://admin:{password}@db.example/app").address
+
+
+def test_modules_get_of_the_admin_dsn_how_to_connect_and_not_as_whom() -> None:
+    admin = "postgresql://db.example:6543/app?user=admin&password=pw&sslkey=/k&options=-cx&sslmode=require"
+    dsn = Provisioner(admin).app_dsn(unique(), "mine")
+    assert dsn.endswith(":mine@db.example:6543/app?sslmode=require")
 
 
 async def test_wrong_rights_are_told_apart_from_an_outage(server, provisioner) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import asyncpg  # type: ignore[import-untyped]  # has neither stubs nor py.typed
 
@@ -25,7 +25,13 @@ _STATEMENT_TIMEOUT: Final = 20.0
 _LOCK_PATIENCE: Final = 15.0
 _LOCK_POLL: Final = 0.1
 _POOL_SIZE: Final = 4
+_LOOK_SECONDS: Final = 120
+"""How long the owner may log in for a look at its record: the look takes milliseconds, the rest is for clocks that differ."""
 RECORD_TABLE: Final = grants.RECORD_TABLE
+_SHARED_PARAMETERS: Final = frozenset(
+    {"host", "port", "sslmode", "sslrootcert", "sslcrl", "sslnegotiation", "target_session_attrs"}
+)
+"""What of the admin DSN's query says where and how to connect, not as whom."""
 
 
 class DatabaseUnavailableError(Exception):
@@ -133,19 +139,38 @@ class Provisioner:
     async def migration_done(self, names: DatabaseNames, revision: str) -> bool:
         """Whether the migrator recorded *revision* in the module's schema."""
         async with self._connection() as connection:
-            schema, table = names.schema, RECORD_TABLE
             found = await connection.fetchval(
                 "SELECT true FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
                 "WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'r'",
-                schema,
-                table,
+                names.schema,
+                RECORD_TABLE,
             )
-            if not found:
-                return False
-            async with connection.transaction():
-                await connection.execute(f"SET LOCAL ROLE {identifier(names.owner)}")
-                statement = f"SELECT true FROM {identifier(schema)}.{identifier(table)} WHERE revision = $1"  # noqa: S608 - quoted identifiers, the value is a parameter
+        if not found:
+            return False
+        # Not in the admin's session, also not under SET ROLE: reading a table may run its owner's functions (row-level
+        # policies, index predicates), and those may RESET ROLE. The owner's own session has nothing to go back to.
+        dsn = await self.open_owner(names, seconds=_LOOK_SECONDS)
+        try:
+            return await self._recorded(dsn, names, revision)
+        finally:
+            await self.close_owner(names)
+
+    async def _recorded(self, dsn: str, names: DatabaseNames, revision: str) -> bool:
+        statement = (
+            f"SELECT true FROM {identifier(names.schema)}.{identifier(RECORD_TABLE)} WHERE revision = $1"  # noqa: S608 - quoted identifiers, the value is a parameter
+        )
+        try:
+            connection = await asyncpg.connect(
+                dsn, timeout=_CONNECT_TIMEOUT, command_timeout=_STATEMENT_TIMEOUT
+            )
+            try:
                 return bool(await connection.fetchval(statement, revision))
+            finally:
+                await connection.close(timeout=_CONNECT_TIMEOUT)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise DatabaseUnavailableError(
+                f"the record of migrations in schema {names.schema} cannot be read: {_short(error)}"
+            ) from error
 
     async def drop(self, names: DatabaseNames, uid: str) -> bool:
         """Drop schema and roles if the Module with *uid* claims them; ``False``: there was nothing of its own."""
@@ -313,7 +338,13 @@ class Provisioner:
                     timeout=_CONNECT_TIMEOUT,
                     command_timeout=_STATEMENT_TIMEOUT,
                     max_inactive_connection_lifetime=30,
-                    server_settings={"application_name": "moorage-operator", "lock_timeout": "5000"},
+                    # Only the server's own functions and operators: one of a module in `public` (writable by all on
+                    # PostgreSQL 14 and on what was upgraded from it) would run with the admin's rights (CVE-2018-1058).
+                    server_settings={
+                        "application_name": "moorage-operator",
+                        "lock_timeout": "5000",
+                        "search_path": "pg_catalog",
+                    },
                 )
             return self._pool
 
@@ -321,7 +352,7 @@ class Provisioner:
         """Whether *dsn* is accepted; tried at the admin's address, since a pooler remembers old passwords."""
         parts, admin = urlsplit(dsn), urlsplit(self._admin_dsn)
         user = parts.netloc.rpartition("@")[0]
-        direct = urlunsplit(admin._replace(netloc=f"{user}@{admin.netloc.rpartition('@')[2]}"))
+        direct = urlunsplit(parts._replace(netloc=f"{user}@{admin.netloc.rpartition('@')[2]}"))
         try:
             connection = await asyncpg.connect(direct, timeout=_CONNECT_TIMEOUT)
         except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError):
@@ -338,7 +369,11 @@ class Provisioner:
     @property
     def address(self) -> str:
         """Host, port and database, for messages; never the password."""
+        before, at, rest = self._admin_dsn.rpartition("@")
         parts = urlsplit(self._admin_dsn)
+        if at and parts.netloc != f"{before.partition('//')[2]}@{parts.netloc.rpartition('@')[2]}":
+            # A password with a raw `/`, `?` or `#` in it ends the address too early: what follows is half a password.
+            return "the address that the admin DSN names"
         return parts.netloc.rpartition("@")[2] + parts.path
 
     def _module_dsn(self, user: str, password: str, *, direct: bool) -> str:
@@ -346,7 +381,11 @@ class Provisioner:
         address = parts.netloc.rpartition("@")[2]
         if self._module_address is not None and not direct:
             address = f"{self._module_address[0]}:{self._module_address[1]}"
-        return urlunsplit(parts._replace(netloc=f"{quote(user)}:{quote(password)}@{address}"))
+        # The admin may be named in the query, too: it is not for modules.
+        query = [(name, value) for name, value in parse_qsl(parts.query) if name in _SHARED_PARAMETERS]
+        return urlunsplit(
+            parts._replace(netloc=f"{quote(user)}:{quote(password)}@{address}", query=urlencode(query))
+        )
 
 
 async def _claim_on(connection: Any, names: DatabaseNames) -> str | None:

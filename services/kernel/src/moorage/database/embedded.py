@@ -41,7 +41,7 @@ SUPERUSER: Final = "postgres"
 _START_TIMEOUT: Final = 60.0
 _STOP_TIMEOUT: Final = 20.0
 _POLL: Final = 0.02
-_ATTEMPTS: Final = 5
+_TRY_AGAIN: Final = ("could not bind", "pre-existing shared memory block")
 
 _SETTINGS: Final[Mapping[str, str]] = {
     "listen_addresses": "127.0.0.1",
@@ -63,9 +63,14 @@ class EmbeddedPostgres:
     Args:
         state_dir: a folder of the caller's, such as ``.moorage/postgres``; created if missing.
         settings: server parameters on top of our own, as in ``postgresql.conf``.
+        with_parent: stop when this process is killed (Linux); for tests. Otherwise the server goes on and the next
+            start takes it over.
     """
 
-    def __init__(self, state_dir: Path, *, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, state_dir: Path, *, settings: Mapping[str, str] | None = None, with_parent: bool = False
+    ) -> None:
+        self._with_parent = with_parent
         self._state_dir = Path(state_dir).absolute()
         self._settings = {**_SETTINGS, **(settings or {})}
         self._placement: Placement | None = None
@@ -150,6 +155,7 @@ class EmbeddedPostgres:
 
     def _acquire(self) -> None:
         """Hold the folder against other processes. A POSIX lock, because forked children must not keep it."""
+        self._release()
         lock = (self._home / "lock").open("a+")
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -217,7 +223,8 @@ class EmbeddedPostgres:
                     f"PostgreSQL (process {pid}) neither answers nor ends; see {self.log_file}"
                 )
             await asyncio.sleep(_POLL)
-        (self._data / "postmaster.pid").unlink(missing_ok=True)
+        for stale in (self._data / "postmaster.pid", *(self._home / "run").glob(".s.PGSQL.*")):
+            stale.unlink(missing_ok=True)
         return False
 
     async def _answers(self) -> bool:
@@ -240,22 +247,28 @@ class EmbeddedPostgres:
             pid = int((self._data / "postmaster.pid").read_text().split("\n", 1)[0])
         except (OSError, ValueError):
             return None
-        if self._process is not None and self._process.pid == pid and self._process.poll() is not None:
-            return None
-        return pid if str(self._data) in _command_line(pid) else None
+        if str(self._data) in _command_line(pid):
+            return pid
+        if self._process is not None and self._process.pid == pid:
+            self._process.wait(
+                _STOP_TIMEOUT
+            )  # a child of ours that was killed has its id until it is waited for
+        return None
 
     # -- start and stop
 
     async def _start_new(self) -> None:
-        for attempt in range(_ATTEMPTS):
-            self._port = self._choose_port(again=attempt > 0)
+        deadline = time.monotonic() + _START_TIMEOUT
+        again = False
+        while time.monotonic() < deadline:
+            self._port = self._choose_port(again=again)
             self._spawn()
             if await self._wait_until_ready():
                 return
-            tail = self._log_tail()
-            if "could not bind" not in tail and "pre-existing shared memory block" not in tail:
+            # Somebody was quicker with the port, or children of a killed server have not noticed its end yet.
+            if not any(text in self._log_tail() for text in _TRY_AGAIN):
                 break
-            # Somebody was quicker with the port, or children of a killed server have not noticed yet.
+            again = True
             await asyncio.sleep(0.3)
         raise EmbeddedError(f"PostgreSQL did not start; the end of {self.log_file}:\n{self._log_tail()}")
 
@@ -282,7 +295,7 @@ class EmbeddedPostgres:
             command += ["-c", f"{name}={value}"]
         log = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            self._process = self._placement.spawn(command, log)
+            self._process = self._placement.spawn(command, log, with_parent=self._with_parent)
         finally:
             os.close(log)
         state = {"port": self._port, "pid": self._process.pid}

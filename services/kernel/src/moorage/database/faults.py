@@ -30,9 +30,9 @@ def translated() -> Iterator[None]:
 def translate(exc: BaseException) -> AppError | None:
     """The error for the caller; ``None``: a mistake of ours, which is 500.
 
-    By SQLSTATE (PostgreSQL's appendix A): 23505 unique → 409, 23503 foreign key → 422 (409 on DELETE), 23514 check → 422,
-    57014 statement timeout → 504, 40001 and 40P01 (serialisation, deadlock) → 503 to be repeated, 08, 57P and
-    53 (connection, shutdown, resources) → 503.
+    By SQLSTATE (PostgreSQL's appendix A): 23505 unique → 409, 23503 foreign key → 422 (409 on DELETE), 23514
+    check → 422, 57014 statement timeout → 504, 40001 and 40P01 (serialisation, deadlock) → 503 to be repeated,
+    08, 57P and 53 (connection, shutdown, resources) → 503.
     """
     reason = f"{type(exc).__name__}: {exc}"
     if isinstance(exc, (sa.TimeoutError, OSError, TimeoutError)):

@@ -18,8 +18,11 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import stat
 import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,6 +32,8 @@ _UID_COUNT: Final = 4336
 """systemd's range for services without an account (61184–65519); no tool gives these to a person."""
 _ELSEWHERE: Final = Path("/var/tmp")  # noqa: S108 - the folder inside is ours alone, and checked to be
 _ENVIRONMENT: Final = ("PATH", "HOME", "TMPDIR")
+_PR_SET_PDEATHSIG: Final = 1
+"""From <linux/prctl.h>."""
 _PRIVATE: Final = 0o700
 
 
@@ -51,7 +56,9 @@ class Placement:
         """The path of one of the server's programs."""
         return self.binaries / "bin" / name
 
-    def spawn(self, command: list[str], output: int) -> "subprocess.Popen[bytes]":
+    def spawn(
+        self, command: list[str], output: int, *, with_parent: bool = False
+    ) -> "subprocess.Popen[bytes]":
         """Start a program as the server's owner, in a session of its own: Ctrl-C in a terminal is not
         for it.
         """
@@ -67,6 +74,7 @@ class Placement:
             group=self.uid,
             extra_groups=None if self.uid is None else [],
             umask=0o077,
+            preexec_fn=_stop_with_parent() if with_parent else None,
         )
 
     def run_with_account(self, command: list[str]) -> "subprocess.CompletedProcess[bytes]":
@@ -205,6 +213,17 @@ def _reachable(path: Path, uid: int, *, itself: bool = True) -> bool:
         if not allowed:
             return False
     return True
+
+
+def _stop_with_parent() -> Callable[[], None] | None:
+    """For a child: get SIGINT (PostgreSQL's fast shutdown) when the parent dies; None where there is no such thing."""
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes
+
+    # Looked up here: between fork and exec nothing may be imported.
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def _copy_binaries(packaged: Path, target: Path, uid: int) -> Path:

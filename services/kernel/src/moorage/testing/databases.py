@@ -1,10 +1,30 @@
 """Databases for tests: each with one module's schema and its two roles, as a provisioned one has them."""
 
 import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg  # type: ignore[import-untyped]  # has neither stubs nor py.typed
+
+from moorage.database.embedded import EmbeddedPostgres
+
+
+@contextmanager
+def throwaway_server() -> Iterator[EmbeddedPostgres]:
+    """A server to be started and stopped within the block; its files are removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="moorage-test-", ignore_cleanup_errors=True) as folder:
+        # As root the server has a user id of its own, which has to get there; what it keeps there stays private.
+        Path(folder).chmod(0o711)
+        # Durability is not what tests are about, and fsync is what they would wait for.
+        server = EmbeddedPostgres(Path(folder), settings={"fsync": "off"}, with_parent=True)
+        try:
+            yield server
+        finally:
+            server.purge()
 
 
 @dataclass(frozen=True)

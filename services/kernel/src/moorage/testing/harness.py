@@ -14,7 +14,6 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from moorage.config import load
-from moorage.database.embedded import EmbeddedPostgres
 from moorage.database.migrations import Migrator, Options
 from moorage.guard import signing, tokens
 from moorage.guard.compiler import compile_base
@@ -24,7 +23,7 @@ from moorage.http.app import GUARD, HEALTH, group_name
 from moorage.module import Module
 from moorage.serve import Running, import_module, running
 from moorage.testing.client import Client
-from moorage.testing.databases import SchemaDatabase
+from moorage.testing.databases import SchemaDatabase, throwaway_server
 from moorage_crds.manifests import ManifestSet
 from moorage_crds.manifests import load as load_manifests
 from moorage_crds.problems import errors
@@ -173,7 +172,7 @@ class ModuleHarness:
             "MOORAGE_POLICY_DIR": str(self._policy_dir),
         }
         if self.resource.spec.database is not None:
-            self.database = await self._provision(work)
+            self.database = await self._provision()
             environ |= {"DATABASE_DSN": self.database.app_dsn, "DATABASE_SCHEMA": self.database.schema}
         assert self.resource.spec.app is not None
         module = self._module or import_module(self.resource.spec.app)
@@ -182,11 +181,10 @@ class ModuleHarness:
         self._session = await self._stack.enter_async_context(aiohttp.ClientSession())
         self._running = await self._stack.enter_async_context(running(module, settings))
 
-    async def _provision(self, work: Path) -> SchemaDatabase:
+    async def _provision(self) -> SchemaDatabase:
         server_dsn = self._server_dsn
         if server_dsn is None:
-            server = EmbeddedPostgres(work / "postgres", settings={"fsync": "off"})
-            self._stack.callback(server.purge)
+            server = self._stack.enter_context(throwaway_server())
             self._stack.push_async_callback(server.stop)
             server_dsn = await server.start()
         place = self.resource.metadata

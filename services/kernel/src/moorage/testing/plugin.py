@@ -11,16 +11,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def moorage_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def moorage_postgres() -> Iterator[str]:
     """An embedded PostgreSQL for the whole session; gives the superuser's DSN."""
-    from moorage.database.embedded import EmbeddedPostgres
+    from moorage.testing.databases import throwaway_server
 
-    # Durability is not what these tests are about, and fsync is what they would wait for.
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), settings={"fsync": "off"})
-    dsn = asyncio.run(server.start())
-    yield dsn
-    asyncio.run(server.stop())
-    server.purge()
+    with throwaway_server() as server:
+        yield asyncio.run(server.start())
+        asyncio.run(server.stop())
 
 
 @pytest.fixture

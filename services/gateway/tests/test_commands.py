@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from contextlib import asynccontextmanager
@@ -17,6 +18,8 @@ from moorage.guard.policy import Rule
 IDLE_BUDGET_MIB = 45
 """Memory of the sidecar's own, before the first request. Of its resident 60 MiB about 24 are pages of libraries,
 which all sidecars of a node share; see docs/sidecar-and-gateway.md."""
+
+MEASURED = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE")}
 
 
 class Process:
@@ -48,7 +51,7 @@ async def started(*arguments, **environ):
         "-m",
         "moorage_gateway",
         *arguments,
-        env={"PATH": "/usr/bin", "LOGGING_FORMAT": "json", **environ},
+        env={**MEASURED, "PATH": "/usr/bin", "LOGGING_FORMAT": "json", **environ},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

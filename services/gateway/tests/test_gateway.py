@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+import structlog
 import yaml
 from aiohttp import web
 from hypothesis import given
@@ -270,6 +271,40 @@ async def test_a_bad_file_leaves_the_last_good_one_in_force_and_says_so(net, gat
     gateway.write(entry("blog", await net.serve(named("two")), "/posts"))
     assert (await gateway.until("/posts", 200))[1]["name"] == "two"
     assert (await gateway.policy())["error"] is None
+
+
+async def test_a_changed_prefix_keeps_the_guard_and_a_removed_module_ends_it(net, gateway, policies):
+    policies.write(Rule(name="list", path="/new/list", auth="none"))
+    port = await net.serve(named("blog"))
+    guarded = {"guarded": False, "policy_dir": str(policies.folder)}
+    gateway.write(entry("blog", port, "/old", **guarded))
+    await gateway.start()
+    assert (await gateway.get("/old"))[0] == 404
+    gateway.write(entry("blog", port, "/new", **guarded))
+    await gateway.until("/new/list", 200)
+    policies.write(Rule(name="more", path="/new/more", auth="none"))
+    await gateway.until("/new/more", 200)
+    (module,) = (await gateway.policy())["modules"]
+    assert module["sequence"] == 2
+    gateway.write()
+    await gateway.until("/new/more", 404)
+    assert (await gateway.policy())["modules"] == []
+
+
+async def test_what_only_a_restart_can_change_is_said(net, gateway):
+    gateway.write()
+    await gateway.start()
+    with structlog.testing.capture_logs() as lines:
+        gateway.write(trusted_proxies=["10.0.0.0/8"], listen={"port": 8080})
+        for _ in range(60):
+            if any(line["event"] == "configuration in force" for line in lines):
+                break
+            await asyncio.sleep(0.05)
+    warnings = [line["event"] for line in lines if line["log_level"] == "warning"]
+    assert warnings == [
+        "listen and admin take effect only when the gateway starts again",
+        "trusted_proxies takes effect only when the gateway starts again",
+    ]
 
 
 async def test_a_request_under_way_is_finished_where_it_began(net, gateway):

@@ -1,0 +1,218 @@
+"""docs/guard.md says what the guard does: every table of it is held to the code."""
+
+import ast
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from multidict import CIMultiDict
+
+from moorage import errors
+from moorage.guard import conditions, headers, paths, values
+from moorage.guard.engine import Guard, receive
+from moorage.guard.identity import User
+from moorage.guard.policy import MAX_CONDITION, BaseDocument, Issuer, PermissionPolicy, Rule
+from moorage.guard.tokens import issue_user_token, new_es256_key, public_jwk
+from moorage.guard.values import resource_value, user_value
+from moorage_crds.checks import NOT_YET
+from moorage_crds.v1alpha1 import RouteRule
+from moorage_crds.v1alpha1.route import RouteSpec
+
+ME = "3f0c8a52-6f0e-4f0b-9d53-0d7c5b1a2e11"
+OTHER = "9b1d1a52-6f0e-4f0b-9d53-0d7c5b1a2e11"
+
+
+@pytest.fixture(scope="module")
+def guard_page(page):
+    return page("docs/guard.md")
+
+
+def codes(cell: str) -> list[str]:
+    """The code spans of a table's cell, as a reader sees them."""
+    return [span.replace("\\|", "|") for span in re.findall(r"`([^`]+)`", cell)]
+
+
+# -- paths
+
+
+def test_every_path_of_the_table_is_refused(guard_page) -> None:
+    named = [path for row in guard_page.table("Paths that are refused") for path in codes(row[0])]
+    assert len(named) > 10
+    for path in named:
+        with pytest.raises(errors.BadRequest) as refused:
+            paths.parse_target(path)
+        assert (refused.value.code, refused.value.status) == ("bad_path", 400), path
+
+
+def test_the_longest_target_is_as_the_page_says(guard_page) -> None:
+    assert f"more than {paths.MAX_TARGET} characters" in guard_page.section("Paths that are refused")
+
+
+# -- conditions
+
+EXAMPLES = {
+    "resource.author_id == user.id": ({"author_id": ME}, {"author_id": OTHER}),
+    "resource.author_id == user.id || 'blog.post.moderate' in user.permissions": (
+        {"author_id": ME},
+        {"author_id": OTHER},
+    ),
+    "request.params.id == user.id": ({"id": ME}, {"id": OTHER}),
+    "resource.tenant_id == user.tenant": ({"tenant_id": "acme"}, {"tenant_id": None}),
+    "resource.status in ['draft', 'review']": ({"status": "review"}, {"status": "published"}),
+    "resource.members.exists(m, m == user.id)": ({"members": [OTHER, ME]}, {"members": [OTHER]}),
+    "user.email.endsWith('@example.com')": ("me@example.com", "me@example.com.evil.org"),
+    "resource.closes_at > timestamp('2030-01-01T00:00:00Z')": (
+        {"closes_at": datetime(2031, 1, 1)},  # noqa: DTZ001 - naive on purpose: it counts as UTC
+        {"closes_at": datetime(2029, 1, 1, tzinfo=UTC)},
+    ),
+    "!has(resource.locked_by)": ({}, {"locked_by": None}),
+}
+"""Of each example something for which it holds, and something for which it does not."""
+
+
+def test_the_worked_examples_do_what_the_page_says(guard_page) -> None:
+    shown = [codes(row[0])[0] for row in guard_page.table("Worked examples")]
+    assert shown == list(EXAMPLES)
+    for source, outcomes in EXAMPLES.items():
+        condition = conditions.compile_condition(source)
+        assert [holds(condition, one) for one in outcomes] == [True, False], source
+
+
+def holds(condition: conditions.Condition, subject: object) -> bool:
+    """Whether *condition* is true for a caller and *subject*: a resource, the path's captures, or an address."""
+    reading = condition.reading
+    email = subject if isinstance(subject, str) else "me@example.com"
+    user = User(id=UUID(ME), email=email, tenant_id="acme")
+    variables: dict[str, object] = {"user": user_value(user, reading.user)}
+    if reading.request:
+        variables["request"] = {"params": subject}
+    if reading.resource is not None:
+        variables["resource"] = resource_value(subject, reading.resource)
+    return condition.holds(variables)
+
+
+def test_the_names_that_a_condition_may_use_are_all_on_the_page(guard_page) -> None:
+    rows = {codes(row[0])[0]: row[1] for row in guard_page.table("Conditions")}
+    assert set(rows) == {"user", "tenant", "request", "resource"}
+    assert set(codes(rows["user"])) >= conditions.USER_MEMBERS
+    assert set(codes(rows["request"])) == conditions.REQUEST_MEMBERS
+
+
+def test_the_limits_of_conditions_are_those_of_the_compiler(guard_page) -> None:
+    rows = {row[0]: row[1] for row in guard_page.table("What is not taken")}
+    sizes = rows["length; tokens; depth of brackets"]
+    assert re.findall(r"\d+", sizes) == [
+        str(MAX_CONDITION),
+        str(conditions.MAX_TOKENS),
+        str(conditions.MAX_NESTING),
+    ]
+    assert set(codes(rows["macros"])) == conditions.MACROS | {"map", "filter"}
+    assert re.findall(r"\d+", rows["macros"]) == [str(conditions.MAX_MACROS), str(conditions.MAX_OUTER_USES)]
+    assert set(codes(rows["functions"])) == conditions.FUNCTIONS
+    assert set(codes(rows["methods"])) == conditions.METHODS
+    assert f"at most {conditions.MAX_PATTERN} characters" in rows["methods"]
+    for refused in ("resource == null", "[1].map(x, x) == [1]", "{'a': 1}.a == 1", "true // yes"):
+        with pytest.raises(conditions.ConditionError):
+            conditions.compile_condition(refused)
+    bounds = guard_page.section("What is not taken")
+    assert f"a list or map of {values.MAX_ITEMS} items" in bounds
+    assert f"a text of {values.MAX_TEXT // 1024} Ki" in bounds
+    assert f"altogether {values.MAX_TOTAL_ITEMS} values and {values.MAX_TOTAL_TEXT // 1024} Ki" in bounds
+
+
+# -- hosts and fields
+
+
+def test_the_matrix_has_every_field_of_a_rule_and_refuses_what_the_checks_refuse(guard_page) -> None:
+    table = guard_page.table("Which host honours which field")
+    refused = {field for row in table for field in codes(row[0]) if row[1:] == ["refused"] * 3}
+    assert refused == {entry.field.split(".")[-1] for entry in NOT_YET if entry.kind == "Route"}
+    named = {field for row in table if "condition" not in row[0] for field in codes(row[0])}
+    aliases = {
+        info.alias or name for model in (RouteSpec, RouteRule) for name, info in model.model_fields.items()
+    }
+    assert named == aliases - {"name", "module", "rules"}
+
+
+@pytest.mark.parametrize(
+    ("condition", "in_process", "proxy"),
+    [("resource.author_id == user.id", None, "missing_loader"), ("request.method == 'GET'", None, None)],
+)
+def test_a_condition_about_the_resource_is_for_the_process_alone(condition, in_process, proxy) -> None:
+    """The two rows of the matrix about conditions, tried: the code of the refusal, None where it passes."""
+    key = new_es256_key()
+    issuer = Issuer(
+        issuer="https://a", audiences=["b"], algorithms=["ES256"], keys=[public_jwk(key)], subject="user"
+    )
+    document = BaseDocument(
+        namespace="default",
+        module="blog",
+        sequence=1,
+        issued_at="",
+        issuers=[issuer],
+        rules=[Rule(name="read", path="/posts", permission="blog.post.read")],
+        permissions={"blog.post.read": PermissionPolicy(condition=condition)},
+        grants={"author": ["blog.post.read"]},
+    )
+    token = issue_user_token(key, issuer="https://a", audience="b", user_id=ME, roles=["author"])
+    found = []
+    for proxying in (False, True):
+        guard = Guard.from_document(document)
+        guard.bind_proxy() if proxying else guard.bind({"read": True})
+        facts = receive("GET", "/posts", CIMultiDict(Authorization=f"Bearer {token}"), peer="192.0.2.1")
+        try:
+            guard.authorize(guard.decide(facts), {"author_id": ME})
+        except errors.AppError as refused:
+            found.append(refused.code)
+        else:
+            found.append(None)
+    assert found == [in_process, proxy]
+
+
+def test_the_headers_told_to_an_app_are_on_the_page(guard_page) -> None:
+    named = set(codes(guard_page.section("Headers")))
+    told = {headers.USER_HEADER, headers.ROLES_HEADER, headers.TENANT_HEADER}
+    told |= {headers.REQUEST_ID_HEADER, headers.TRACEPARENT_HEADER, "tracestate"}
+    assert told | {"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Authorization"} <= named
+    assert headers.is_identity_header("X_User.Id")
+
+
+# -- errors and the admin port
+
+
+def raised(source: str) -> Iterator[tuple[str, str, int | None]]:
+    """Codes in *source*: whose class or call they are of, the code, and a status if it stands there."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+            target = node.targets[0]
+            if isinstance(target, ast.Tuple) and [getattr(one, "id", "") for one in target.elts] == [
+                "code",
+                "status",
+            ]:
+                code, status = (getattr(one, "value", None) for one in node.value.elts)
+                yield "", str(code), status
+        elif isinstance(node, ast.Call):
+            given = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if isinstance(given.get("code"), str):
+                yield name, str(given["code"]), given.get("status")
+
+
+def test_the_table_of_errors_has_every_code_with_its_status(guard_page, repository: Path) -> None:
+    found = {"internal": 500, "<resource>_not_found": 404}
+    for folder in ("services/kernel/src", "services/gateway/src"):
+        for file in (repository / folder).rglob("*.py"):
+            for name, code, status in raised(file.read_text()):
+                found[code] = status or getattr(errors, name).status
+    shown = {codes(row[0])[0]: int(row[1]) for row in guard_page.table("Errors")}
+    assert shown == found
+    assert list(shown.values()) == sorted(shown.values()), "by status, so that a reader finds his"
+
+
+def test_the_fields_of_the_policy_page_are_those_of_the_guard(guard_page) -> None:
+    document = BaseDocument(namespace="default", module="blog", sequence=1, issued_at="")
+    shown = [field for row in guard_page.table("The policy in force") for field in codes(row[0])]
+    assert shown == list(Guard.from_document(document).status())

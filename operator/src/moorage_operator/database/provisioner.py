@@ -26,7 +26,7 @@ _LOCK_PATIENCE: Final = 15.0
 _LOCK_POLL: Final = 0.1
 _POOL_SIZE: Final = 4
 _LOOK_SECONDS: Final = 120
-"""How long the owner may log in for a look at its record: the look takes milliseconds, the rest is for clocks that differ."""
+"""How long the owner may log in for a look at its record: milliseconds would do, were all clocks alike."""
 RECORD_TABLE: Final = grants.RECORD_TABLE
 _SHARED_PARAMETERS: Final = frozenset(
     {"host", "port", "sslmode", "sslrootcert", "sslcrl", "sslnegotiation", "target_session_attrs"}
@@ -369,7 +369,7 @@ class Provisioner:
     @property
     def address(self) -> str:
         """Host, port and database, for messages; never the password."""
-        before, at, rest = self._admin_dsn.rpartition("@")
+        before, at, _ = self._admin_dsn.rpartition("@")
         parts = urlsplit(self._admin_dsn)
         if at and parts.netloc != f"{before.partition('//')[2]}@{parts.netloc.rpartition('@')[2]}":
             # A password with a raw `/`, `?` or `#` in it ends the address too early: what follows is half a password.

@@ -84,7 +84,7 @@ class Net:
         clients = await self._stack.enter_async_context(open_clients())
         metrics = Metrics(module="blog", version="1", revision="r")
         proxy = Proxy(clients, lambda host, path: target, TrustedProxies(trusted), metrics)
-        server = Server(proxy.handle)
+        server = Server(proxy.handle, linger_s=0.3)
         listening = await self._stack.enter_async_context(_listening(server))
         return Edge(listening, proxy, target, server)
 

@@ -40,12 +40,13 @@ class Server(web.Server):
         handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         *,
         idle_timeout: float = 75.0,
+        linger_s: float = LINGER_S,
     ) -> None:
         self._options: dict[str, Any] = {
             "auto_decompress": False,
             "access_log": None,
             "keepalive_timeout": idle_timeout,
-            "lingering_time": LINGER_S,
+            "lingering_time": linger_s,
             "max_line_size": MAX_LINE,
             "max_field_size": MAX_LINE,
             "max_headers": MAX_FIELDS,

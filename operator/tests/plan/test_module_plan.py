@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moorage_operator.plan.facts import live_revision
@@ -205,29 +205,26 @@ def test_the_edge_gets_prefixes_and_no_captures(make: Any) -> None:
         assert found["spec"]["parentRefs"][0]["name"] == "edge"
 
 
-def test_a_prefix_that_is_shared_gives_the_rules_literals_alone(make: Any) -> None:
-    world = World(shared_prefixes={"blog": frozenset({""})})
+def test_without_a_prefix_the_edge_gets_the_literals_of_the_rules(make: Any) -> None:
     rules = [
         {"name": "list", "methods": ["GET"], "path": "/posts"},
         {"name": "read", "methods": ["GET"], "path": "/posts/{id}"},
         {"name": "tags", "methods": ["GET"], "path": "/tags"},
         {"name": "deep", "methods": ["GET"], "path": "/posts/special/things"},
     ]
-    (found,) = make.plan(routes=[make.route(rules=rules)], world=world).of_kind("HTTPRoute")
+    (found,) = make.plan(routes=[make.route(prefix="/", rules=rules)]).of_kind("HTTPRoute")
     assert found["spec"]["rules"][0]["matches"] == [
-        {"path": {"type": "PathPrefix", "value": "/api/v1/blog/posts"}},
-        {"path": {"type": "Exact", "value": "/api/v1/blog/tags"}},
+        {"path": {"type": "PathPrefix", "value": "/posts"}},
+        {"path": {"type": "Exact", "value": "/tags"}},
     ]
 
 
 def test_more_prefixes_than_one_httproute_takes(make: Any) -> None:
-    world = World(shared_prefixes={"blog": frozenset({""}), "more": frozenset({""})})
-
     def rules(start: int) -> list[dict[str, Any]]:
         return [{"name": f"r{at}", "methods": ["GET"], "path": f"/p{at}"} for at in range(start, start + 60)]
 
-    routes = [make.route(rules=rules(0)), make.route("more", rules=rules(60))]
-    found = make.plan(routes=routes, world=world).of_kind("HTTPRoute")
+    routes = [make.route(prefix="/", rules=rules(0)), make.route("more", prefix="/", rules=rules(60))]
+    found = make.plan(routes=routes).of_kind("HTTPRoute")
     matches = [len(route["spec"]["rules"][0]["matches"]) for route in found]
     assert matches == [64, 56]
     assert len({route["metadata"]["name"] for route in found}) == 2
@@ -321,6 +318,7 @@ def test_hosts_are_allowed_by_name_wildcard_or_all(make: Any) -> None:
     assert reasons([], "a.example.test") == ["HostNotAllowed"]
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(max_size=20),

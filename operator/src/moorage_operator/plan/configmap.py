@@ -14,7 +14,7 @@ CONFIG_FILE = "module.yaml"
 
 def config_map(module: Module, settings: PlatformSettings) -> Manifest:
     """`spec.config` as a file. Named by its content: a pod of an old revision must never read a new configuration."""
-    data = {CONFIG_FILE: yaml.safe_dump(module.spec.config, sort_keys=True, allow_unicode=True, width=1000)}
+    data = {CONFIG_FILE: yaml.safe_dump(module.spec.config, sort_keys=True, width=1000)}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

@@ -166,8 +166,8 @@ def _decimal(text: str, factor: Decimal) -> Decimal | None:
 def repair_patch(planned: Manifest, found: Iterable[Difference]) -> Manifest:
     """A JSON merge patch (RFC 7386) that undoes what somebody did, where server-side apply cannot.
 
-    Apply leaves what another manager owns, and adds an item of a list beside one that has another key by now. Here lists
-    are written whole, as planned; extra keys of maps become null.
+    Apply leaves what another manager owns, and adds an item of a list beside one that has another key by now. Here
+    lists are written whole, as planned; extra keys of maps become null.
     """
     patch: Manifest = {}
     for difference in found:

@@ -1,20 +1,21 @@
-"""HTTPRoutes (Gateway API): one per host, with the literal prefixes of the module's rules."""
+"""HTTPRoutes (Gateway API): one per host, with the prefixes of the module's Routes."""
 
 from collections.abc import Sequence
 
+from moorage_crds import checks
 from moorage_crds.v1alpha1 import Module, Route
 from moorage_operator.plan import claims, names
 from moorage_operator.plan.metadata import object_metadata
 from moorage_operator.plan.service import SERVICE_PORT
 from moorage_operator.plan.settings import GatewayRef, PlatformSettings
-from moorage_operator.plan.world import Manifest, World
+from moorage_operator.plan.world import Manifest
 
 MAX_MATCHES = 64
 """Of one HTTPRoute rule (Gateway API v1.2 and later); with more prefixes the host gets another HTTPRoute."""
 
 
 def http_routes(
-    module: Module, routes: Sequence[Route], world: World, settings: PlatformSettings, gateway: GatewayRef
+    module: Module, routes: Sequence[Route], settings: PlatformSettings, gateway: GatewayRef
 ) -> list[Manifest]:
     """The HTTPRoutes of *module*. Methods and captures stay with the guard: the edge gets prefixes alone.
 
@@ -23,8 +24,8 @@ def http_routes(
     result: list[Manifest] = []
     for host in sorted({host for route in routes for host in claims.hosts(route)}):
         here = [route for route in routes if host in claims.hosts(route)]
-        literals = claims.literals(host, here, world.shared_prefixes)
-        chunks = [literals[at : at + MAX_MATCHES] for at in range(0, len(literals), MAX_MATCHES)]
+        found = list(checks.places(here).items())
+        chunks = [found[at : at + MAX_MATCHES] for at in range(0, len(found), MAX_MATCHES)]
         for part, chunk in enumerate(chunks):
             result.append(_http_route(module, settings, gateway, host, chunk, part))
     return result
@@ -35,7 +36,7 @@ def _http_route(
     settings: PlatformSettings,
     gateway: GatewayRef,
     host: str,
-    literals: Sequence[claims.Literal],
+    found: Sequence[tuple[str, bool]],
     part: int,
 ) -> Manifest:
     parent = {
@@ -47,7 +48,7 @@ def _http_route(
     if gateway.section_name is not None:
         parent["sectionName"] = gateway.section_name
     matches = [
-        {"path": {"type": "Exact" if one.exact else "PathPrefix", "value": one.prefix}} for one in literals
+        {"path": {"type": "Exact" if exact else "PathPrefix", "value": prefix}} for prefix, exact in found
     ]
     backend = {
         "group": "",

@@ -1,35 +1,32 @@
 """Ingress objects: one per host, where the installation has no Gateway API."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from moorage_crds import checks
 from moorage_crds.v1alpha1 import Module, Route
 from moorage_operator.plan import claims, names
 from moorage_operator.plan.metadata import object_metadata
 from moorage_operator.plan.settings import PlatformSettings
-from moorage_operator.plan.world import Manifest, World
+from moorage_operator.plan.world import Manifest
 
 
-def ingresses(
-    module: Module, routes: Sequence[Route], world: World, settings: PlatformSettings
-) -> list[Manifest]:
-    """The Ingress objects of *module*; an Ingress knows no captures, so it gets literal prefixes like an HTTPRoute."""
+def ingresses(module: Module, routes: Sequence[Route], settings: PlatformSettings) -> list[Manifest]:
+    """The Ingress objects of *module*; an Ingress knows no captures, so it gets prefixes like an HTTPRoute."""
     result = []
     for host in sorted({host for route in routes for host in claims.hosts(route)}):
         here = [route for route in routes if host in claims.hosts(route)]
-        result.append(_ingress(module, settings, host, claims.literals(host, here, world.shared_prefixes)))
+        result.append(_ingress(module, settings, host, checks.places(here)))
     return result
 
 
-def _ingress(
-    module: Module, settings: PlatformSettings, host: str, literals: Sequence[claims.Literal]
-) -> Manifest:
+def _ingress(module: Module, settings: PlatformSettings, host: str, found: Mapping[str, bool]) -> Manifest:
     own = settings.edge.ingress
     backend = {"service": {"name": module.metadata.name, "port": {"name": "http"}}}
     rule: Manifest = {
         "http": {
             "paths": [
-                {"path": one.prefix, "pathType": "Exact" if one.exact else "Prefix", "backend": backend}
-                for one in literals
+                {"path": prefix, "pathType": "Exact" if exact else "Prefix", "backend": backend}
+                for prefix, exact in found.items()
             ]
         }
     }

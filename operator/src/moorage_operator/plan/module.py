@@ -199,7 +199,7 @@ def _objects(
     budget = pod_disruption_budget(module, settings)
     if budget is not None:
         result.append(budget)
-    result += _edge(module, routes, world, settings)
+    result += _edge(module, routes, settings)
     migration = (
         job.migration_job(module, settings, revision, config_map=config_name)
         if job.migrates(module)
@@ -208,14 +208,12 @@ def _objects(
     return revision, result, migration
 
 
-def _edge(
-    module: Module, routes: Sequence[Route], world: World, settings: PlatformSettings
-) -> list[Manifest]:
+def _edge(module: Module, routes: Sequence[Route], settings: PlatformSettings) -> list[Manifest]:
     edge = settings.edge
     if edge.kind == "gateway" and edge.gateway is not None:
-        return httproute.http_routes(module, routes, world, settings, edge.gateway)
+        return httproute.http_routes(module, routes, settings, edge.gateway)
     if edge.kind == "ingress":
-        return ingress.ingresses(module, routes, world, settings)
+        return ingress.ingresses(module, routes, settings)
     return []
 
 

@@ -31,8 +31,6 @@ class World:
     """Every other Module that the operator sees: for dependencies."""
     refused_claims: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
     """By name of a Route of the module: whose places it wants."""
-    shared_prefixes: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """By name of a Route of the module: hosts on which its own prefix is another module's too."""
     issuers: tuple[Issuer, ...] = ()
     secrets: Mapping[str, str | None] = field(default_factory=dict)
     """Fingerprint of each Secret in `spec.secretRefs`; ``None``: it does not exist."""

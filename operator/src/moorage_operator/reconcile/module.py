@@ -126,7 +126,6 @@ async def _plan(context: Context, turn: Turn, database: DatabaseAccess | None = 
     world = World(
         others=tuple(context.resources.modules()),
         refused_claims=context.resources.refused_claims(turn.key),
-        shared_prefixes=context.resources.shared_prefixes(turn.key),
         issuers=(*issuers, cluster_issuer) if cluster_issuer is not None else tuple(issuers),
         secrets=await _fingerprints(context, turn),
         database=database,

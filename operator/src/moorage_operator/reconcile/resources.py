@@ -1,7 +1,6 @@
 """The Modules, Routes and Permissions in the store as models, and who of the installation gets which place."""
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from moorage_crds import checks, manifests
@@ -29,7 +28,7 @@ class Parsed:
 @dataclass(slots=True)
 class _Settled:
     version: int = -1
-    settlement: claims.Settlement = field(default_factory=claims.Settlement)
+    refused: dict[Key, tuple[Problem, ...]] = field(default_factory=dict)
 
 
 class Resources:
@@ -78,35 +77,30 @@ class Resources:
 
     def refused_claims(self, key: Key) -> dict[str, tuple[Problem, ...]]:
         """By name of a Route of the namespace: whose places it wants."""
-        refused = self._settle().refused
-        return {name: problems for (namespace, name), problems in refused.items() if namespace == key[0]}
-
-    def shared_prefixes(self, key: Key) -> dict[str, frozenset[str]]:
-        """By name of a Route of the namespace: hosts on which its own prefix is another module's too."""
-        shared = self._settle().shared
-        return {name: hosts for (namespace, name), hosts in shared.items() if namespace == key[0]}
+        return {
+            name: problems for (namespace, name), problems in self._settle().items() if namespace == key[0]
+        }
 
     def claims_changed(self) -> set[Key]:
-        """The modules for which another Route won or lost a place since this was asked last."""
-        before = self._settled.settlement
-        after = self._settle()
+        """The modules for which a Route won or lost a place since this was asked last."""
+        before, after = self._settled.refused, self._settle()
         if before is after:
             return set()
-        changed = _changed(before.refused, after.refused) | _changed(before.shared, after.shared)
+        changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
         return {
             (one["metadata"]["namespace"], one["spec"]["module"])
             for one in self._store.all(ROUTE)
             if (one["metadata"]["namespace"], one["metadata"]["name"]) in changed
         }
 
-    def _settle(self) -> claims.Settlement:
+    def _settle(self) -> dict[Key, tuple[Problem, ...]]:
         if self._settled.version != self._store.routes_version:
             version = self._store.routes_version
-            settlement = claims.settle(
+            refused = claims.settle(
                 self._claimants(), self._holders(), core_namespace=self._settings.core_namespace
             )
-            self._settled = _Settled(version, settlement)
-        return self._settled.settlement
+            self._settled = _Settled(version, refused)
+        return self._settled.refused
 
     def _claimants(self) -> list[Route]:
         """Routes that nothing else stands in the way of: a broken one holds no place."""
@@ -126,7 +120,3 @@ class Resources:
                 module = manifest["metadata"].get("labels", {}).get(LABEL_MODULE)
                 held[manifest["metadata"]["namespace"], module].update(places_of(manifest))
         return held
-
-
-def _changed(before: Mapping[Key, object], after: Mapping[Key, object]) -> set[Key]:
-    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}

@@ -25,7 +25,7 @@ _SECRET_NAMES: Final = (
 HIDDEN: Final = "***"
 
 
-def configure(settings: Settings, *, service: str) -> None:
+def configure(settings: Settings, *, service: str, for_good: bool = True) -> None:
     """Send everything that is logged in this process, by structlog or the standard library, to standard
     output.
 
@@ -56,7 +56,7 @@ def configure(settings: Settings, *, service: str) -> None:
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=for_good,
     )
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
@@ -103,4 +103,12 @@ def _rendering(form: str) -> list[Processor]:
             structlog.processors.EventRenamer("message"),
             structlog.processors.JSONRenderer(),
         ]
-    return [structlog.dev.ConsoleRenderer(timestamp_key="time", colors=sys.stdout.isatty())]
+    return [
+        structlog.dev.ConsoleRenderer(
+            timestamp_key="time",
+            colors=sys.stdout.isatty(),
+            # Not rich's, the default where it is installed: it prints local variables, and takes seconds for them in
+            # the event loop.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+    ]

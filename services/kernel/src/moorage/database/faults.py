@@ -9,6 +9,7 @@ from sqlalchemy import exc as sa
 from moorage.errors import AppError, Conflict, Invalid, Timeout, Unavailable
 
 _RETRY_AFTER_S: Final = 2
+_DIVISION_BY_ZERO: Final = "22012"
 
 
 @contextmanager
@@ -31,7 +32,8 @@ def translate(exc: BaseException) -> AppError | None:
     """The error for the caller; ``None``: a mistake of ours, which is 500.
 
     By SQLSTATE (PostgreSQL's appendix A): 23505 unique → 409, 23503 foreign key → 422 (409 on DELETE), 23514
-    check → 422, 57014 statement timeout → 504, 40001 and 40P01 (serialisation, deadlock) → 503 to be repeated,
+    check → 422, 22 (a value that the column or the encoding cannot take, such as a NUL) → 422, 57014 statement
+    timeout → 504, 40001 and 40P01 (serialisation, deadlock) → 503 to be repeated,
     08, 57P and 53 (connection, shutdown, resources) → 503.
     """
     reason = f"{type(exc).__name__}: {exc}"
@@ -54,6 +56,8 @@ def translate(exc: BaseException) -> AppError | None:
         )
     if state == "23514":
         return Invalid(details=details)
+    if state[:2] == "22" and state != _DIVISION_BY_ZERO:
+        return Invalid(reason=reason)
     if state == "57014":
         return Timeout(reason=reason)
     if state in {"40001", "40P01"}:

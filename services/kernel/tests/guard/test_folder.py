@@ -146,6 +146,18 @@ def test_a_bad_document_is_refused_visibly_and_the_last_good_one_stays(
     assert (guard.status()["sequence"], guard.status()["error"]) == (7, None)
 
 
+def test_a_document_that_brings_its_own_trust_anchor_is_refused_until_a_restart(
+    folder: Path, make_document: Make
+) -> None:
+    """Who can write the folder's ConfigMap, but not restart pods, does not decide."""
+    guard = guard_of(folder)
+    signing.write_folder(folder, make_document(sequence=6), signing.new_key())
+    assert not guard.refresh()
+    assert guard.status()["sequence"] == 5
+    assert "another trust.pem counts only after a restart" in guard.status()["error"]
+    assert guard_of(folder).status()["sequence"] == 6
+
+
 def test_bad_keys_in_a_document_are_refused(folder: Path, make_document: Make, key: bytes) -> None:
     guard = guard_of(folder)
     issuer = make_document().issuers[0].model_copy(update={"keys": [{"kty": "oct", "k": "AA", "kid": "a"}]})

@@ -23,10 +23,11 @@ Fingerprint = tuple[tuple[int, int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A document that was found good, with the bytes that were signed."""
+    """A document that was found good, with the bytes that were signed and the anchor under which they were."""
 
     document: BaseDocument
     content: bytes
+    trust: bytes = b""
 
 
 class PolicyFolder:
@@ -43,6 +44,7 @@ class PolicyFolder:
         self._namespace = namespace
         self._module = module
         self._last: Loaded | None = None
+        self._trust: bytes | None = None
         self._seen: Fingerprint | None = None
 
     def changed(self) -> bool:
@@ -59,12 +61,17 @@ class PolicyFolder:
 
         A document counts if its signature holds under ``trust.pem``, it is a base document for this namespace
         and module, and its sequence is higher than that of the last one (or it is the same document).
+
+        The anchor is that of the first document accepted, for as long as this object lives: who can write the
+        folder could else bring a key of his own along with a document.
         """
-        content, signature, trust = self._read()
+        content, signature, offered = self._read()
+        trust = offered if self._trust is None else self._trust
         try:
             verify(content, signature, trust)
         except SignatureError as exc:
-            raise DocumentError(str(exc)) from None
+            hint = "" if offered == trust else f"; another {TRUST_FILE} counts only after a restart"
+            raise DocumentError(f"{exc}{hint}") from None
         last = self._last
         if last is not None and content == last.content:
             return last
@@ -79,11 +86,12 @@ class PolicyFolder:
                 f"the document's sequence {document.sequence} is not higher than {last.document.sequence}, "
                 "that of the document in force"
             )
-        return Loaded(document, content)
+        return Loaded(document, content, trust)
 
     def accept(self, loaded: Loaded) -> None:
         """Take *loaded* as the document in force: from now on nothing older is accepted."""
         self._last = loaded
+        self._trust = loaded.trust
 
     def _generation(self) -> Path:
         """The folder behind ``..data``, resolved once, so that all files come from one generation."""

@@ -22,11 +22,13 @@ def route(name: str, module: str, host: str, **spec: Any) -> dict[str, Any]:
 
 
 def module(name: str, image: str, **spec: Any) -> dict[str, Any]:
+    """Any image with Python in it, behind the sidecar."""
+    command = ["python3", "-m", "http.server", "--bind", "127.0.0.1", "8081"]
     return {
         "apiVersion": "moorage.dev/v1alpha1",
         "kind": "Module",
         "metadata": {"name": name},
-        "spec": {"version": "1.0.0", "image": image, "app": "blog:module", **spec},
+        "spec": {"version": "1.0.0", "image": image, "command": command, **spec},
     }
 
 
@@ -54,14 +56,13 @@ def test_a_failing_migration_leaves_the_old_pods_serving(
     installation.wait_ready(space, "blog")
     url = f"{host}/api/v1/blog/posts"
     installation.wait_edge(url)
-    serving = ("-n", space, "pods", "-l", "app.kubernetes.io/component=server")
-    before = names(cluster.get(*serving)["items"])
+    before = installation.serving_pods(space)
 
     cluster.apply(*installation.blog(host, app="nowhere:module"), namespace=space)
     said = installation.wait_condition(space, "module", "blog", "Migrated", "MigrationFailed")
     assert "nowhere" in said
     assert cluster.get("-n", space, "module", "blog")["status"]["phase"] == "Degraded"
-    assert names(cluster.get(*serving)["items"]) == before
+    assert installation.serving_pods(space) == before
     assert installation.call("GET", url).status == 200
     events = cluster.get("-n", space, "events.events.k8s.io")["items"]
     assert any("nowhere" in one.get("note", "") for one in events if one["regarding"]["kind"] == "Module")
@@ -115,7 +116,7 @@ def test_a_place_belongs_to_who_claimed_it_first(
     assert f"{space}/one" in said
     assert host in said
     cluster.kubectl("-n", space, "delete", "route.moorage.dev", "one")
-    installation.wait_condition(space, "route", "two", "Accepted", "RuleWithoutHandler")
+    installation.wait_condition(space, "route", "two", "Accepted", "Accepted", "True")
     routes = cluster.get("-n", space, "httproutes")["items"]
     assert [one["metadata"]["labels"]["moorage.dev/module"] for one in routes] == ["two"]
 
@@ -235,12 +236,11 @@ def test_a_database_that_is_away_at_the_start_and_later(
         relay.mend()
     installation.wait_ready(space, "blog")
     installation.wait_edge(f"{host}/api/v1/blog/posts")
-    pods = ("-n", space, "pods", "-l", "app.kubernetes.io/component=server")
-    before = names(cluster.get(*pods)["items"])
+    before = installation.serving_pods(space)
     relay.cut()
     try:
         installation.wait_condition(space, "module", "blog", "DatabaseReady", "DatabaseUnavailable")
-        assert names(cluster.get(*pods)["items"]) == before
+        assert installation.serving_pods(space) == before
     finally:
         relay.mend()
     installation.wait_ready(space, "blog")

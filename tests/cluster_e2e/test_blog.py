@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from e2e.installation import DOMAIN, RESTRICTED, Installation, names
+from e2e.installation import DOMAIN, RESTRICTED, Installation
 from e2e.waiting import eventually
 
 from moorage_operator.cli.plan import plan as plan_command
@@ -180,18 +180,13 @@ def test_a_token_and_the_status_from_the_command_line(
 def test_a_policy_change_reaches_running_pods_without_a_roll_out(
     blog: Blog, installation: Installation, cluster: Cluster
 ) -> None:
-    def pods() -> set[str]:
-        return names(
-            cluster.get("-n", blog.namespace, "pods", "-l", "app.kubernetes.io/component=server")["items"]
-        )
-
     def create() -> int:
         token = installation.token("eve", "newcomer")
         return installation.call(
             "POST", blog.posts, token=token, json_body={"title": "t", "content": "c"}
         ).status
 
-    before = pods()
+    before = installation.serving_pods(blog.namespace)
     assert create() == 403
     cluster.kubectl(
         *("-n", blog.namespace, "patch", "mperm", "blog.post.create", "--type=merge"),
@@ -199,7 +194,7 @@ def test_a_policy_change_reaches_running_pods_without_a_roll_out(
     )
     eventually(lambda: create() == 201, "the new grant is in force", 15)
     installation.wait_condition(blog.namespace, "module", "blog", "PolicyLoaded", "Loaded", "True")
-    assert pods() == before
+    assert installation.serving_pods(blog.namespace) == before
 
 
 def test_a_round_without_news_writes_nothing(

@@ -1,10 +1,9 @@
 """Killed operators, deleted Modules, and their data."""
 
-import json
-import uuid
+import time
 
 import pytest
-from e2e.installation import Installation, names
+from e2e.installation import DOMAIN, RESTRICTED, Installation, names
 from e2e.waiting import eventually
 
 from testcluster.handle import Cluster
@@ -13,38 +12,32 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 def test_an_operator_that_is_killed_over_and_over_leaves_nothing_half_made(
-    installation: Installation, cluster: Cluster, space: str
+    installation: Installation, cluster: Cluster
 ) -> None:
     """Each kill comes at another moment of the reconciliation of three modules with databases."""
-    for at in range(3):
-        manifests = installation.blog(f"{at}-{uuid.uuid4().hex[:6]}.e2e.example.test")
-        text = json.dumps(manifests).replace('"blog.', f'"blog{at}.').replace('"blog"', f'"blog{at}"')
-        cluster.apply(*json.loads(text), namespace=space)
-        cluster.kubectl(
-            "-n",
-            installation.core,
-            "delete",
-            "pod",
-            installation.operator_pod(),
-            "--force",
-            "--grace-period=0",
-        )
+    spaces = [cluster.new_namespace("mod", RESTRICTED) for _ in range(3)]
+    for at, space in enumerate(spaces):
+        cluster.apply(*installation.blog(f"kill-{at}-{space}.{DOMAIN}"), namespace=space)
+        time.sleep(at * 1.5)
+        pod = installation.operator_pod()
+        cluster.kubectl("-n", installation.core, "delete", "pod", pod, "--force", "--grace-period=0")
         eventually(lambda: len(_running(installation)) == 1, "the operator is back", 60)
-    installation.wait_ready(space, "blog0", "blog1", "blog2", timeout=150)
-    for at in range(3):
-        label = ("-l", f"moorage.dev/module=blog{at}")
+    for space in spaces:
+        installation.wait_ready(space, "blog", timeout=120)
+        label = ("-l", "moorage.dev/module=blog")
         # The app role's access and nothing else: no owner's DSN, no password that nobody uses.
-        secrets = names(cluster.get("-n", space, "secrets", *label)["items"])
-        inventory = cluster.get("-n", space, "module", f"blog{at}")["status"]["inventory"]
-        assert len(secrets) == 1
-        assert secrets == {one["name"] for one in inventory if one["kind"] == "Secret"}
-        kept = names(cluster.get("-n", space, "configmaps", *label)["items"])
-        assert kept == {one["name"] for one in inventory if one["kind"] == "ConfigMap"}
-    roles = installation.database.fetch(
-        "SELECT rolcanlogin FROM pg_roles JOIN pg_namespace ON nspowner = pg_roles.oid WHERE nspname LIKE $1",
-        f"{space}%",
-    )
-    assert [one["rolcanlogin"] for one in roles] == [False] * 3
+        inventory = cluster.get("-n", space, "module", "blog")["status"]["inventory"]
+        for kind, plural, count in (("Secret", "secrets", 1), ("ConfigMap", "configmaps", 2)):
+            there = names(cluster.get("-n", space, plural, *label)["items"])
+            assert there == {one["name"] for one in inventory if one["kind"] == kind}
+            assert len(there) == count
+        (owner,) = installation.database.fetch(
+            "SELECT rolcanlogin FROM pg_roles JOIN pg_namespace ON nspowner = pg_roles.oid WHERE nspname = $1",
+            f"{space}_blog",
+        )
+        assert owner["rolcanlogin"] is False
+        cluster.kubectl("delete", "namespace", space, "--wait=false")
+        cluster.watched.discard(space)
 
 
 def _running(installation: Installation) -> list[str]:

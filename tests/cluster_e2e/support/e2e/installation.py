@@ -143,6 +143,12 @@ class Installation:
             timeout=timeout + 30,
         )
 
+    def serving_pods(self, namespace: str) -> set[str]:
+        """Names of the pods that serve, without those that are on their way out."""
+        label = ("-l", "app.kubernetes.io/component=server")
+        items = self.cluster.get("-n", namespace, "pods", *label)["items"]
+        return {one["metadata"]["name"] for one in items if "deletionTimestamp" not in one["metadata"]}
+
     # -- requests
 
     def token(self, user: str, *roles: str) -> str:

@@ -16,7 +16,7 @@ from aiohttp import WSMsgType, web
 from moorage.guard.policy import Rule
 
 IDLE_BUDGET_MIB = 45
-"""Memory of the sidecar's own, before the first request. Of its resident 60 MiB about 24 are pages of libraries,
+"""Memory of the sidecar's own, before the first request. Of its resident 62 MiB about 24 are pages of libraries,
 which all sidecars of a node share; see docs/sidecar-and-gateway.md."""
 
 MEASURED = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE")}

@@ -1,6 +1,7 @@
 """The two commands of this distribution; each imports what it runs only when it is called."""
 
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -38,10 +39,7 @@ def sidecar() -> None:
     MOORAGE_NAMESPACE/MOORAGE_MODULE, and passes what is allowed on to 127.0.0.1:UPSTREAM_PORT (8081), with
     X-Moorage-User, -Tenant and -Roles. Health of both, metrics and policy on ADMIN_HOST:ADMIN_PORT (0.0.0.0:9901).
     """
-    # The app is on loopback, in the clear. aiohttp reads all certificates of the machine when it is imported,
-    # twice: 2 MiB that every pod would pay for, and half of the start.
-    os.environ.setdefault("SSL_CERT_FILE", os.devnull)
-
+    _travel_light()
     from moorage.config import ConfigError
     from moorage_gateway.sidecar import serving
 
@@ -49,3 +47,11 @@ def sidecar() -> None:
         serving.run()
     except (ConfigError, OSError) as exc:
         raise click.ClickException(str(exc)) from None
+
+
+def _travel_light() -> None:
+    """Leave out what libraries load at their import and the sidecar never uses: every guarded pod pays for it."""
+    # The app is on loopback, in the clear; aiohttp reads the machine's certificates, twice (2 MiB, half of the start).
+    os.environ.setdefault("SSL_CERT_FILE", os.devnull)
+    # structlog imports rich wherever it is installed (5 MiB); None in sys.modules makes that an ImportError.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # typeshed knows modules alone

@@ -1,7 +1,6 @@
 """The signed policy of a module: written when its content changes, and brought to running pods at once."""
 
 import datetime
-import json
 import logging
 from dataclasses import dataclass
 
@@ -43,9 +42,10 @@ def signed(
     ConfigMap was deleted, and guards refuse what does not rise.
     """
     trust = signing.public_pem(key)
-    document = _still_good(plan.policy, live, trust)
+    ours = _ours(live, trust)
+    document = ours if ours is not None and _says(ours, plan.policy) and _anchored(live, trust) else None
     if document is None:
-        before = _sequence(live)
+        before = ours.sequence if ours is not None else 0
         document = plan.policy.model_copy(
             update={
                 "sequence": max(int(now.timestamp() * 1000), before + 1),
@@ -63,24 +63,24 @@ def signed(
     return SignedPolicy(config_map, document.sequence, document.issued_at)
 
 
-def _still_good(wanted: BaseDocument, live: Manifest | None, trust: bytes) -> BaseDocument | None:
-    data = (live or {}).get("data", {})
+def _ours(live: Manifest | None, trust: bytes) -> BaseDocument | None:
+    """The live ConfigMap's document, if we signed it: what anybody else put there says nothing, nor does its sequence."""
+    data = (live or {}).get("data") or {}
     try:
         content = data[BASE_FILE].encode()
         signing.verify(content, data[SIGNATURE_FILE].encode(), trust)
-        document = parse_document(content)
-    except (KeyError, DocumentError, signing.SignatureError):
+        return parse_document(content)
+    except (KeyError, UnicodeError, DocumentError, signing.SignatureError):
         return None
+
+
+def _says(document: BaseDocument, wanted: BaseDocument) -> bool:
     same = wanted.model_copy(update={"sequence": document.sequence, "issued_at": document.issued_at})
-    return document if same.canonical() == content and data.get(TRUST_FILE) == trust.decode() else None
+    return same.canonical() == document.canonical()
 
 
-def _sequence(live: Manifest | None) -> int:
-    """The live document's sequence, if it can be read at all."""
-    try:
-        return int(json.loads((live or {})["data"][BASE_FILE])["sequence"])
-    except (KeyError, ValueError, TypeError):
-        return 0
+def _anchored(live: Manifest | None, trust: bytes) -> bool:
+    return bool(live) and (live or {}).get("data", {}).get(TRUST_FILE) == trust.decode()
 
 
 async def hurry(cluster: Cluster, pods: list[Manifest], policy: SignedPolicy) -> None:

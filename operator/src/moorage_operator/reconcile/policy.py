@@ -64,7 +64,7 @@ def signed(
 
 
 def _ours(live: Manifest | None, trust: bytes) -> BaseDocument | None:
-    """The live ConfigMap's document, if we signed it: what anybody else put there says nothing, nor does its sequence."""
+    """The live ConfigMap's document, if we signed it: what anybody else put there does not count, nor its sequence."""
     data = (live or {}).get("data") or {}
     try:
         content = data[BASE_FILE].encode()

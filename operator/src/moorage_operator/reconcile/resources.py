@@ -9,6 +9,7 @@ from moorage_crds.v1alpha1 import Module, Permission, Route
 from moorage_crds.v1alpha1.base import ManifestResource
 from moorage_operator.apply.kinds import HTTP_ROUTE, INGRESS, MODULE, ROUTE
 from moorage_operator.plan import claims, httproute, ingress
+from moorage_operator.plan.diff import inventory_of
 from moorage_operator.plan.module import host_refusals
 from moorage_operator.plan.names import LABEL_MODULE
 from moorage_operator.plan.refusal import Refusal, of_problems, summary
@@ -114,9 +115,17 @@ class Resources:
         return result
 
     def _holders(self) -> dict[Key, set[claims.Place]]:
+        """What the edge gives to each module, by objects that the operator's own status names.
+
+        Anybody may make an Ingress or HTTPRoute with our label in his namespace; it must not pass for a held place.
+        """
         held: dict[Key, set[claims.Place]] = defaultdict(set)
-        for kind, places_of in ((HTTP_ROUTE, httproute.places_of), (INGRESS, ingress.places_of)):
-            for manifest in self._store.all(kind):
-                module = manifest["metadata"].get("labels", {}).get(LABEL_MODULE)
-                held[manifest["metadata"]["namespace"], module].update(places_of(manifest))
+        gateway = self._settings.edge.kind == "gateway"
+        kind, places_of = (HTTP_ROUTE, httproute.places_of) if gateway else (INGRESS, ingress.places_of)
+        for manifest in self._store.all(MODULE):
+            key = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+            for ref in inventory_of((manifest.get("status") or {}).get("inventory", [])):
+                found = self._store.get(kind, key[0], ref.name) if ref.kind == kind.kind else None
+                if found is not None and found["metadata"].get("labels", {}).get(LABEL_MODULE) == key[1]:
+                    held[key].update(places_of(found))
         return held

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from testcluster import build
+from testcluster.handle import Cluster
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHART = ROOT / "charts" / "moorage"
@@ -114,3 +115,19 @@ def pick() -> Callable[..., Objects]:
         return [o for o in objects if o["kind"] == kind and name in (None, o["metadata"]["name"])]
 
     return choose
+
+
+@pytest.fixture(scope="session")
+def images(cluster: Cluster) -> dict[str, str]:
+    """The three images by name, built as docs/images.md says and at hand for pods."""
+    service = ROOT / "images/service.Containerfile"
+    built = {
+        name: cluster.build_image(
+            ROOT, service, f"moorage/{name}:deploy-test", {"PACKAGE": f"services/{name}"}
+        )
+        for name in ("blog", "gateway")
+    }
+    built["operator"] = cluster.build_image(
+        ROOT, ROOT / "images/operator.Containerfile", "moorage/operator:deploy-test"
+    )
+    return {name: cluster.load_image(image) for name, image in built.items()}

@@ -97,22 +97,6 @@ def restricted(cluster: Cluster) -> Iterator[str]:
     cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 
-@pytest.fixture(scope="module")
-def images(cluster: Cluster, root: Path) -> dict[str, str]:
-    """The three images by name, at hand for pods."""
-    services = root / "images/service.Containerfile"
-    built = {
-        name: cluster.build_image(
-            root, services, f"moorage/{name}:deploy-test", {"PACKAGE": f"services/{name}"}
-        )
-        for name in ("blog", "gateway")
-    }
-    built["operator"] = cluster.build_image(
-        root, root / "images/operator.Containerfile", "moorage/operator:deploy-test"
-    )
-    return {name: cluster.load_image(image) for name, image in built.items()}
-
-
 @pytest.mark.parametrize("name", ["blog", "gateway", "operator"])
 def test_an_image_holds_what_runs_and_nothing_that_installs(
     cluster: Cluster, restricted: str, images: dict[str, str], name: str

@@ -56,18 +56,12 @@ class Release:
         return self.cluster.kubectl("-n", self.namespace, "logs", f"deployment/{self.name}-operator")
 
 
-@pytest.fixture(scope="module")
-def operator_image(cluster: Cluster, root: Path) -> str:
-    file = root / "images/operator.Containerfile"
-    return cluster.load_image(cluster.build_image(root, file, "moorage/operator:deploy-test"))
-
-
 @pytest.fixture
-def release(cluster: Cluster, root: Path, tmp_path: Path, operator_image: str) -> Iterator[Release]:
+def release(cluster: Cluster, root: Path, tmp_path: Path, images: dict[str, str]) -> Iterator[Release]:
     """Ready to be installed, in one namespace, with rights in another; everything goes afterwards but the CRDs."""
     core, served = cluster.new_namespace("core", RESTRICTED), cluster.new_namespace("served")
     one = Release(cluster, root / "charts/moorage", core, served, tmp_path / "release.yaml")
-    repository, _, tag = operator_image.rpartition(":")
+    repository, _, tag = images["operator"].rpartition(":")
     one.write({"namespaces": [served], "image": {"repository": repository, "tag": tag}})
     yield one
     one.uninstall()

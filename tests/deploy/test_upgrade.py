@@ -87,7 +87,9 @@ def test_names_that_outlive_an_upgrade_are_kept(release: Path) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
-def test_helm_upgrades_from_the_release(release: Path, cluster: Cluster, tmp_path: Path) -> None:
+def test_helm_upgrades_from_the_release(
+    release: Path, cluster: Cluster, tmp_path: Path, images: dict[str, str]
+) -> None:
     """The old chart is installed, its example applied, then the checkout's chart takes over: no resource is lost."""
     operator = cluster.build_image(
         ROOT, ROOT / "images/operator.Containerfile", "moorage/operator:deploy-test"

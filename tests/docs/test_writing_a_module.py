@@ -13,7 +13,7 @@ from runup import Up
 
 PAGE = "docs/writing-a-module.md"
 BIN = Path(sys.executable).parent
-_CALL = re.compile(r"^(curl .*?)\s+# (\d{3})\b.*$")
+_CALL = re.compile(r"curl (.*?)\s+# (\d{3})\b.*")
 
 
 def environment() -> dict[str, str]:
@@ -21,8 +21,8 @@ def environment() -> dict[str, str]:
     return os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
 
-def shell(script: str, cwd: Path) -> str:
-    """Run *script* as a reader's shell would, but stop at what fails; returns what it printed."""
+def shell(script: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run *script* as a reader's shell would, but stop at what fails."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=cwd,
@@ -33,19 +33,21 @@ def shell(script: str, cwd: Path) -> str:
         check=False,
     )
     assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    return done
 
 
-def with_statuses(script: str) -> tuple[str, list[str]]:
-    """*script* so that each `curl … # 201` prints its status alone; and the statuses that the comments promise."""
-    lines, promised = [], []
-    for line in script.replace("\\\n", " ").splitlines():
-        call = _CALL.match(line)
-        if call is not None:
-            promised.append(call[2])
-            line = f"{call[1]} -o /dev/null -w '%{{http_code}}\\n'"
-        lines.append(line)
-    return "\n".join(lines), promised
+def call(script: str, up: Up) -> tuple[list[str], list[str]]:
+    """Run the calls of *script* against *up*: the statuses that its comments promise (`curl … # 201`), and those that
+    came.
+    """
+    lines, promised = ["call() { curl -w '%{stderr}status %{http_code}\\n' \"$@\"; }"], []
+    for line in script.replace("\\\n", " ").replace("http://127.0.0.1:8080", up.url).splitlines():
+        found = _CALL.match(line)
+        if found is not None:
+            promised.append(found[2])
+        lines.append(line if found is None else f"call {found[1]}")
+    came = shell("\n".join(lines), up.cwd).stderr
+    return promised, re.findall(r"^status (\d+)$", came, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +65,22 @@ def notes(page, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def commands(page, notes: Path) -> list[str]:
-    """What the page's commands, run in their order, have printed."""
-    return [shell(block.text, notes.parent) for block in page(PAGE).titled("run")]
+    """What `moorage check` says too early, and what the page's commands, run in their order, have printed."""
+    before = subprocess.run(
+        ["moorage", "check", "notes"],
+        cwd=notes.parent,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    printed = [shell(block.text, notes.parent).stdout for block in page(PAGE).titled("run")]
+    return [before.stdout, *printed]
 
 
 def test_the_commands_of_the_page_work_in_their_order(commands: list[str], notes: Path) -> None:
-    names, checked, tested, planned = commands
+    early, names, checked, tested, planned = commands
+    assert "run: moorage permissions notes" in early
     assert names.startswith("wrote ")
     assert 'LIST_NOTES = "list-notes"' in (notes / "src/notes/generated.py").read_text()
     assert "0 errors, 0 warnings" in checked
@@ -95,25 +107,23 @@ def test_moorage_up_answers_the_calls_of_the_page(page, commands: list[str], not
     [start] = page(PAGE).titled("up")
     assert start.text.split() == ["moorage", "up", "notes"]
     [block] = page(PAGE).titled("calls")
-    script, promised = with_statuses(block.text)
-    assert promised == ["201", "200", "401", "403", "204", "404"]
     with Up("-o", "json", "notes", cwd=notes.parent) as up:
-        answered = shell(script.replace("http://127.0.0.1:8080", up.ready().url), notes.parent)
-        assert answered.split() == promised
+        promised, came = call(block.text, up.ready())
+        assert came == promised == ["201", "200", "401", "403", "204", "404"]
         assert up.interrupt() == 0
 
 
 @pytest.mark.local
 def test_moorage_up_answers_the_calls_of_the_readme(page, repository: Path, tmp_path: Path) -> None:
-    [block] = [block for block in page("README.md").blocks if "curl" in block.text]
-    script, promised = with_statuses(block.text.replace(".venv/bin/moorage", "moorage"))
-    assert promised == ["201", "200", "401", "404"]
+    [block] = [block for block in page("README.md").blocks if "curl -s" in block.text]
     shutil.copytree(
         repository / "services/blog",
         tmp_path / "blog",
         ignore=shutil.ignore_patterns("__pycache__", ".*", "tests"),
     )
     with Up("-o", "json", "blog", cwd=tmp_path) as up:
-        answered = shell(script.replace("http://127.0.0.1:8080", up.ready().url), tmp_path)
-        assert answered.split() == promised
+        promised, came = call(block.text.replace(".venv/bin/moorage", "moorage"), up.ready())
+        assert came == promised
+        assert {"201", "200", "401", "403", "404"} <= set(came)
+        assert len(promised) == block.text.count("curl -s"), "a call whose outcome is not said"
         assert up.interrupt() == 0

@@ -63,7 +63,9 @@ def _code(folder: Path, manifests: ManifestSet, module: Module) -> Iterator[Prob
         yield _problem(module, "spec.app", str(exc))
         return
     except Exception as exc:  # noqa: BLE001 - importing runs the author's code, which may fail in any way
-        yield _problem(module, "spec.app", f"{app} cannot be imported: {type(exc).__name__}: {exc}")
+        missing = isinstance(exc, ModuleNotFoundError) and str(exc.name).endswith(".generated")
+        mend = f"run: moorage permissions {folder}" if missing else ""
+        yield _problem(module, "spec.app", f"{app} cannot be imported: {type(exc).__name__}: {exc}", mend)
         return
     if code.name != module.metadata.name:
         message = f"{app} calls itself {code.name!r}, the resource {module.metadata.name!r}"

@@ -1,6 +1,7 @@
 """The signed policy of a module: written when its content changes, and brought to running pods at once."""
 
 import datetime
+import json
 import logging
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from moorage_operator.plan.settings import PlatformSettings
 from moorage_operator.plan.world import Manifest
 
 logger = logging.getLogger(__name__)
+_CLOCKS = 3_600_000
+"""Milliseconds by which the clocks of two operators may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,10 @@ def signed(
     ours = _ours(live, trust)
     document = ours if ours is not None and _says(ours, plan.policy) and _anchored(live, trust) else None
     if document is None:
-        before = ours.sequence if ours is not None else 0
+        time = int(now.timestamp() * 1000)
         document = plan.policy.model_copy(
             update={
-                "sequence": max(int(now.timestamp() * 1000), before + 1),
+                "sequence": max(time, _before(live, ours, time) + 1),
                 "issued_at": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
             }
         )
@@ -64,7 +67,7 @@ def signed(
 
 
 def _ours(live: Manifest | None, trust: bytes) -> BaseDocument | None:
-    """The live ConfigMap's document, if we signed it: what anybody else put there does not count, nor its sequence."""
+    """The live ConfigMap's document, if we signed it: what anybody else put there does not count."""
     data = (live or {}).get("data") or {}
     try:
         content = data[BASE_FILE].encode()
@@ -72,6 +75,17 @@ def _ours(live: Manifest | None, trust: bytes) -> BaseDocument | None:
         return parse_document(content)
     except (KeyError, UnicodeError, DocumentError, signing.SignatureError):
         return None
+
+
+def _before(live: Manifest | None, ours: BaseDocument | None, time: int) -> int:
+    """The sequence to rise above: of a document that we did not sign only if it is one that we could have given."""
+    if ours is not None:
+        return ours.sequence
+    try:
+        found = int(json.loads((live or {})["data"][BASE_FILE])["sequence"])
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
+        return 0
+    return found if found <= time + _CLOCKS else 0
 
 
 def _says(document: BaseDocument, wanted: BaseDocument) -> bool:

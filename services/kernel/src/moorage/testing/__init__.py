@@ -7,8 +7,9 @@
 The pytest plugin (`moorage.testing.plugin`) is registered by installing `moorage`; it needs `moorage[embedded]`.
 """
 
+from moorage.cli.checking import check
 from moorage.testing.client import Answer, Client
-from moorage.testing.databases import SchemaDatabase
+from moorage.testing.databases import SchemaDatabase, schema_differences
 from moorage.testing.harness import ModuleHarness
 
-__all__ = ["Answer", "Client", "ModuleHarness", "SchemaDatabase"]
+__all__ = ["Answer", "Client", "ModuleHarness", "SchemaDatabase", "check", "schema_differences"]

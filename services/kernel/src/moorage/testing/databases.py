@@ -9,8 +9,16 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg  # type: ignore[import-untyped]  # has neither stubs nor py.typed
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from pydantic import SecretStr
+from sqlalchemy import Connection, MetaData
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 
 from moorage.database.embedded import EmbeddedPostgres
+from moorage.database.migrations import RECORD_TABLE, VERSION_TABLE
+from moorage.database.pool import async_url
 
 
 @contextmanager
@@ -94,3 +102,22 @@ def _with(
     return urlunsplit(
         parts._replace(netloc=f"{who}@{where}", path=f"/{database}" if database else parts.path)
     )
+
+
+async def schema_differences(database: SchemaDatabase, metadata: MetaData) -> list[str]:
+    """What migrated tables and declared tables do not agree about, a line each; empty: they agree."""
+    engine = create_async_engine(async_url(SecretStr(database.owner_dsn)), poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            found = await connection.run_sync(lambda sync: compare_metadata(_context(sync), metadata))
+    finally:
+        await engine.dispose()
+    return [str(difference) for difference in found]
+
+
+def _context(connection: Connection) -> MigrationContext:
+    def ours(name: str | None, kind: str, _: object) -> bool:
+        return not (kind == "table" and name in {VERSION_TABLE, RECORD_TABLE})
+
+    options = {"compare_type": True, "compare_server_default": False, "include_name": ours}
+    return MigrationContext.configure(connection, opts=options)

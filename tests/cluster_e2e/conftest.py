@@ -48,7 +48,7 @@ def space(cluster: Cluster, installation: Installation) -> Iterator[str]:
     namespace = cluster.new_namespace("mod", RESTRICTED)
     yield namespace
     cluster.watched.discard(namespace)
-    cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+    cluster.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
 
 
 @pytest.fixture

@@ -108,9 +108,7 @@ def test_a_place_belongs_to_who_claimed_it_first(
     """The second is refused with the first one's name, and gets it when the first one is gone."""
     image = installation.images["blog"]
     cluster.apply(module("one", image), module("two", image), route("one", "one", host), namespace=space)
-    installation.wait_condition(
-        space, "route", "one", "Accepted", "RuleWithoutHandler"
-    )  # in the policy, at the edge
+    installation.wait_condition(space, "route", "one", "Programmed", "Programmed", "True")
     cluster.apply(route("two", "two", host), namespace=space)
     said = installation.wait_condition(space, "route", "two", "Accepted", "ClaimConflict")
     assert f"{space}/one" in said

@@ -48,7 +48,7 @@ def blog(cluster: Cluster, installation: Installation) -> Iterator[Blog]:
     installation.wait_edge(one.posts)
     yield one
     cluster.watched.discard(namespace)
-    cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+    cluster.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
 
 
 def test_kubectl_shows_phase_version_readiness_and_age(blog: Blog, cluster: Cluster) -> None:

@@ -36,7 +36,7 @@ def test_an_operator_that_is_killed_over_and_over_leaves_nothing_half_made(
             f"{space}_blog",
         )
         assert owner["rolcanlogin"] is False
-        cluster.kubectl("delete", "namespace", space, "--wait=false")
+        cluster.kubectl("delete", "namespace", space, "--wait=false", "--ignore-not-found")
         cluster.watched.discard(space)
 
 

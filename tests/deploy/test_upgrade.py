@@ -91,10 +91,7 @@ def test_helm_upgrades_from_the_release(
     release: Path, cluster: Cluster, tmp_path: Path, images: dict[str, str]
 ) -> None:
     """The old chart is installed, its example applied, then the checkout's chart takes over: no resource is lost."""
-    operator = cluster.build_image(
-        ROOT, ROOT / "images/operator.Containerfile", "moorage/operator:deploy-test"
-    )
-    repository, _, tag = cluster.load_image(operator).rpartition(":")
+    repository, _, tag = images["operator"].rpartition(":")
     core, served = cluster.new_namespace("core"), cluster.new_namespace("served")
     values = tmp_path / "values.yaml"
     values.write_text(

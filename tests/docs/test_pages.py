@@ -28,6 +28,7 @@ _COMMAND = re.compile(
 _MAKE = re.compile(r"(?:^|[\s(`])make ([a-z][^|;)#\n`]*)", re.MULTILINE)
 _PLATFORM_VARIABLE = re.compile(r"\bMOORAGE_[A-Z_]*[A-Z]\b")
 _ROOMS = "charts|crds|docs|images|kustomize|operator|requirements|scripts|services|tests"
+_FILE_NAME = re.compile(r"\.(?:lock|yaml|json|py|md|toml|pem)$")
 _FILE = re.compile(rf"(?:{_ROOMS})/[\w./-]*\w/?")
 
 
@@ -222,7 +223,11 @@ def test_every_value_of_the_chart_that_is_named_exists(all_pages, repository: Pa
         others = set() if one.name == "docs/install.md" else set(Settings.model_fields)
         for span in map(str.strip, spans(one)):
             value = re.match(r"([a-zA-Z]+(?:\.[\w<>*]+)+)(?::|$)", span)
-            if value is not None and value[1].partition(".")[0] in top - others:
+            if (
+                value is not None
+                and not _FILE_NAME.search(span)
+                and value[1].partition(".")[0] in top - others
+            ):
                 named.append(value[1])
         found += len(named)
         wrong += [

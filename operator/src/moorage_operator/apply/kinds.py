@@ -25,7 +25,14 @@ class Kind:
         return self.api_version.rpartition("/")[2]
 
     def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
-        """The URL's path of a collection (``namespace`` absent: of the whole cluster), an object or a part of it."""
+        """The URL's path of a collection (``namespace`` absent: of the whole cluster), an object or a part of it.
+
+        Raises:
+            ValueError: a name would lead to another object than the one it names.
+        """
+        for part in (namespace, name):
+            if part is not None and ("/" in part or "%" in part or part in ("", ".", "..")):
+                raise ValueError(f"{part!r} is not the name of an object")
         root = f"/apis/{self.api_version}" if self.group else f"/api/{self.version}"
         parts = [root]
         if namespace is not None:
@@ -72,3 +79,8 @@ _BY_NAME: Final = {(kind.api_version, kind.kind): kind for kind in (*RESOURCES, 
 def find(api_version: str, kind: str) -> Kind:
     """The kind of that name; raises `KeyError` for what the operator has nothing to do with."""
     return _BY_NAME[api_version, kind]
+
+
+def known(api_version: str, kind: str) -> bool:
+    """Whether `find` knows the kind."""
+    return (api_version, kind) in _BY_NAME

@@ -5,6 +5,7 @@ it *contains* the plan, where amounts count by value, and lists and free-form ma
 ever extended by the API server's defaults, and an extra environment variable or selector changes what the object does.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -35,6 +36,8 @@ _SUFFIXES: Final = {
     "Pi": Decimal(2**50),
 }
 _ABSENT: Final = object()
+
+_OBJECT_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 Path = tuple[str, ...]
 
@@ -205,11 +208,12 @@ def ref_of(manifest: Manifest) -> Ref:
 
 
 def inventory_of(items: Iterable[Mapping[str, Any]]) -> list[Ref]:
-    """`status.inventory` as references; what is no reference is left out."""
+    """`status.inventory` as references; what is no reference, or none to an object of the namespace, is left out."""
     return [
-        Ref(str(item["apiVersion"]), str(item["kind"]), str(item["name"]))
+        Ref(item["apiVersion"], item["kind"], item["name"])
         for item in items
         if all(isinstance(item.get(key), str) for key in ("apiVersion", "kind", "name"))
+        and _OBJECT_NAME.fullmatch(item["name"])
     ]
 
 

@@ -115,6 +115,8 @@ class Applier:
         """Delete what is the Module's own of *refs*; returns those that are gone, or were never its own."""
         gone = []
         for ref in refs:
+            if not kinds.known(ref.api_version, ref.kind):
+                continue  # another release's; it stays in the inventory, and goes with the Module
             live = await self.live(owner, ref)
             if live is not None and owner.owns(live):
                 kind, metadata = kinds.find(ref.api_version, ref.kind), live["metadata"]

@@ -12,6 +12,7 @@ from moorage_operator.database import DatabaseRefusedError, DatabaseUnavailableE
 from moorage_operator.plan.facts import DatabaseFact
 from moorage_operator.plan.names import FINALIZER_DATABASE
 from moorage_operator.plan.world import Manifest
+from moorage_operator.reconcile.applier import Owner
 from moorage_operator.reconcile.context import Context
 from moorage_operator.reconcile.store import Key
 
@@ -55,9 +56,10 @@ async def clean_up(
     Returns:
         How it stands, and after how many seconds to look again (``None``: it is done).
     """
+    owner = Owner(*key, live["metadata"]["uid"])
     for kind in (DEPLOYMENT, JOB):
-        for child in context.store.children(key, kind):
-            if "deletionTimestamp" not in child["metadata"]:
+        for child in context.store.children(key, kind):  # by label, which is anybody's to give
+            if owner.owns(child) and "deletionTimestamp" not in child["metadata"]:
                 await context.cluster.delete(
                     kind, key[0], child["metadata"]["name"], child["metadata"]["uid"]
                 )

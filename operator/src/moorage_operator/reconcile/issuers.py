@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 MODULE_AUDIENCE: Final = "moorage"
 REFRESH: Final = 300.0
 """Seconds after which the cluster's keys are read again; they change when an administrator rotates them."""
+RETRY: Final = 30.0
+"""The same after a failure; what was read before counts on."""
 _ALGORITHMS: Final = ("ES256", "RS256")
 
 
@@ -35,27 +37,29 @@ class ClusterIssuer:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._known: Issuer | None = None
-        self._read_at = 0.0
+        self._due = 0.0
+        self._failed = False
         self._reading = asyncio.Lock()
 
     async def get(self) -> Issuer | None:
         """The issuer with its keys; ``None``: the cluster does not tell, so no module can call another."""
         async with self._reading:
-            if self._known is None or time.monotonic() - self._read_at > REFRESH:
+            if time.monotonic() >= self._due:
                 await self._read()
             return self._known
 
     async def _read(self) -> None:
-        self._read_at = time.monotonic()
         try:
             about = await self._cluster.request("GET", "/.well-known/openid-configuration")
             found = await self._cluster.request("GET", "/openid/v1/jwks")
         except ApiError as error:
-            logger.warning(
-                "cannot read the cluster's token issuer, modules cannot call each other: %s", error
-            )
+            if not self._failed:
+                logger.warning(
+                    "cannot read the cluster's token issuer, modules cannot call each other: %s", error
+                )
+            self._failed, self._due = True, time.monotonic() + RETRY
             return
-        self._known = _issuer(about, found)
+        self._known, self._failed, self._due = _issuer(about, found), False, time.monotonic() + REFRESH
 
 
 def _issuer(about: dict[str, Any], found: dict[str, Any]) -> Issuer | None:

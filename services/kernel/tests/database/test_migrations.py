@@ -208,3 +208,10 @@ def test_a_package_without_migrations_is_told_so(tmp_path: Path, monkeypatch: py
         as_sql(Migrator("bare_pkg", SecretStr("")))
     with pytest.raises(MigrationError, match="no package 'nowhere_pkg'"):
         as_sql(Migrator("nowhere_pkg", SecretStr("")))
+
+
+async def test_the_dsns_query_says_how_to_connect(package: Package, dsn: str) -> None:
+    package.add("0001", "pass")
+    assert (await package.migrator(f"{dsn}?sslmode=prefer&application_name=x").upgrade()).current == "0001"
+    with pytest.raises(MigrationError, match="SSL"):
+        await package.migrator(f"{dsn}?sslmode=require").upgrade()

@@ -29,10 +29,10 @@ from alembic.util import CommandError
 from pydantic import SecretStr
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
-from moorage.database.pool import async_url
+from moorage.database.pool import new_engine
 
 VERSION_TABLE: Final = "alembic_version"
 RECORD_TABLE: Final = "moorage_migrations"
@@ -236,12 +236,7 @@ class Migrator:
         }
         if self.options.schema is not None:
             settings["search_path"] = _quoted(self.options.schema)
-        engine = create_async_engine(
-            async_url(self.dsn),
-            poolclass=NullPool,
-            hide_parameters=True,
-            connect_args={"server_settings": settings},
-        )
+        engine = new_engine(self.dsn, connect_args={"server_settings": settings}, poolclass=NullPool)
         try:
             async with engine.connect() as connection:
                 yield connection

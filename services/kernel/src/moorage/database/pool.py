@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 from uuid import uuid4
 
+import asyncpg  # type: ignore[import-untyped]  # has neither stubs nor py.typed
 import structlog
 from pydantic import SecretStr
 from sqlalchemy import Connection, event, text
@@ -45,7 +46,7 @@ class Pool:
             raise ConfigError("database.dsn: not set; the environment variable is DATABASE_DSN")
         self._settings = settings
         self._url = async_url(settings.dsn)
-        self._engine = _engine(self._url, settings, name)
+        self._engine = _engine(settings.dsn, settings, name)
         session_class = type("UnitSession", (Session,), {})  # of its own: events are registered on classes
         event.listen(session_class, "after_begin", self._begin)
         self._sessions = async_sessionmaker(
@@ -150,6 +151,33 @@ def async_url(dsn: SecretStr) -> URL:
     return url.set(drivername="postgresql+asyncpg")
 
 
+def new_engine(dsn: SecretStr, *, connect_args: dict[str, Any], **options: Any) -> AsyncEngine:
+    """An engine that connects by *dsn* as asyncpg reads it, with ``sslmode`` and the like in its query.
+
+    SQLAlchemy would hand parts of the query such as ``sslmode=verify-full`` on as arguments that nobody takes.
+    """
+    url = async_url(dsn)
+    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    async def connect(
+        *_: object,
+        host: str | None = None,
+        port: int | None = None,
+        user: str | None = None,
+        password: str | None = None,
+        database: str | None = None,
+        **arguments: Any,
+    ) -> Any:
+        return await asyncpg.connect(plain, **arguments)
+
+    return create_async_engine(
+        url.set(query={}),
+        hide_parameters=True,
+        connect_args={**connect_args, "async_creator_fn": connect},
+        **options,
+    )
+
+
 def connect_arguments(settings: DatabaseSettings, name: str, statement_timeout_s: float) -> dict[str, Any]:
     """What asyncpg is given. Through a pooler: no prepared statement and no setting outlives its
     transaction.
@@ -168,16 +196,15 @@ def connect_arguments(settings: DatabaseSettings, name: str, statement_timeout_s
     return {**arguments, "server_settings": server}
 
 
-def _engine(url: URL, settings: DatabaseSettings, name: str) -> AsyncEngine:
+def _engine(dsn: SecretStr, settings: DatabaseSettings, name: str) -> AsyncEngine:
     kept = min(settings.max_idle_connections, settings.max_connections)
-    return create_async_engine(
-        url,
+    return new_engine(
+        dsn,
         pool_size=max(kept, 1),
         max_overflow=settings.max_connections - max(kept, 1),
         pool_timeout=settings.acquire_timeout,
         pool_recycle=round(settings.conn_max_lifetime) or -1,
         pool_pre_ping=True,
-        hide_parameters=True,
         connect_args=connect_arguments(settings, name, settings.statement_timeout),
     )
 

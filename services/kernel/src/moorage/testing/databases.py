@@ -13,12 +13,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from pydantic import SecretStr
 from sqlalchemy import Connection, MetaData
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from moorage.database.embedded import EmbeddedPostgres
 from moorage.database.migrations import RECORD_TABLE, VERSION_TABLE
-from moorage.database.pool import async_url
+from moorage.database.pool import new_engine
 
 
 @contextmanager
@@ -106,7 +105,7 @@ def _with(
 
 async def schema_differences(database: SchemaDatabase, metadata: MetaData) -> list[str]:
     """What migrated tables and declared tables do not agree about, a line each; empty: they agree."""
-    engine = create_async_engine(async_url(SecretStr(database.owner_dsn)), poolclass=NullPool)
+    engine = new_engine(SecretStr(database.owner_dsn), connect_args={}, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
             found = await connection.run_sync(lambda sync: compare_metadata(_context(sync), metadata))

@@ -314,6 +314,15 @@ async def test_a_message_with_two_readings_ends_the_connection(net, rest):
     assert b'"error"' in answer
 
 
+@pytest.mark.parametrize(
+    "line", [b"GET /x", b"GET /x HTTP/0.9", b"GET /x HTTP/1.2", b"GET /x HTTP/2.0", b"GET /x HTTP/3.0"]
+)
+async def test_only_http_10_and_11_are_spoken(net, line):
+    edge = await net.proxy(await net.serve(refuse))
+    answer = await edge.raw(line + b"\r\nHost: h\r\n\r\n")
+    assert answer.split(b" ", 2)[1] in (b"400", b"505"), answer
+
+
 async def test_a_length_in_http_10_with_a_coding_is_refused(net):
     edge = await net.proxy(await net.serve(refuse))
     answer = await edge.raw(b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")

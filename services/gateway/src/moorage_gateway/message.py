@@ -13,6 +13,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from moorage import errors
 from moorage.guard import paths
 from moorage.guard.matcher import STANDARD_METHODS
+from moorage.http.faults import check_message
 
 MAX_FIELDS_SIZE: Final = 64 * 1024
 """Bytes of all header fields together, names and values."""
@@ -60,17 +61,13 @@ def read(request: web.BaseRequest) -> Address:
 
 def _check_framing(request: web.BaseRequest) -> None:
     """One way alone to tell where the body ends; an `Expect` that can be met."""
+    check_message(request)
     headers = request.headers
-    coding = headers.get(hdrs.TRANSFER_ENCODING)
-    if coding is not None:
+    if hdrs.TRANSFER_ENCODING in headers:
         if hdrs.CONTENT_LENGTH in headers:
             raise errors.BadRequest("Content-Length and Transfer-Encoding exclude each other.")
         if request.version < HttpVersion11:
             raise errors.BadRequest("Transfer-Encoding needs HTTP/1.1.")
-        if coding.lower() != "chunked":
-            raise errors.AppError(
-                "The only transfer coding known here is chunked.", status=501, code="unknown_transfer_coding"
-            )
     expectation = headers.get(hdrs.EXPECT)
     if expectation is not None and expectation.lower() != "100-continue":
         raise errors.AppError(

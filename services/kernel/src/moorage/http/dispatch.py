@@ -15,7 +15,7 @@ from moorage.errors import AppError, Timeout, Unavailable
 from moorage.guard.engine import Decision, Guard, RequestFacts, receive
 from moorage.guard.headers import TrustedProxies
 from moorage.http.binding import Bound
-from moorage.http.faults import from_http_exception
+from moorage.http.faults import check_message, from_http_exception
 from moorage.http.request import Context, Limits
 from moorage.http.server import HSTS, SECURITY_HEADERS, error_response
 from moorage.metrics import UNMATCHED, Metrics
@@ -53,6 +53,7 @@ class Dispatcher:
         response: web.StreamResponse
         with self.metrics.in_flight.track_inprogress():
             try:
+                check_message(request)
                 decision = self.guard.decide(facts)
                 if decision.user is not None:
                     bind_contextvars(user_id=str(decision.user.id))
@@ -62,6 +63,11 @@ class Dispatcher:
             except BaseException as exc:  # noqa: BLE001 - nothing else may reach the client
                 error = _explain(exc)
                 response = error_response(error, facts.request_id)
+                if error.status in (
+                    501,
+                    505,
+                ):  # who reads the message differently may see another one behind it
+                    response.force_close()
         _finish(response, facts)
         route = decision.route_template if decision is not None else UNMATCHED
         took = time.perf_counter() - began

@@ -1,6 +1,6 @@
 """From exceptions of libraries to the errors that callers see."""
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from pydantic import ValidationError
 
 from moorage.errors import AppError, BadRequest, Invalid, TooLarge
@@ -28,3 +28,19 @@ def from_http_exception(exc: web.HTTPException) -> AppError:
     if isinstance(exc, web.HTTPRequestEntityTooLarge):
         return TooLarge(0)
     return AppError(exc.reason, code=(exc.reason or "error").lower().replace(" ", "_"), status=exc.status)
+
+
+def check_message(request: web.BaseRequest) -> None:
+    """Refuse what aiohttp's parser lets pass although another server would read it differently.
+
+    Raises:
+        AppError: 505 for another version than HTTP/1.0 and 1.1 (``GET /`` alone is 0.9), 501 for a transfer coding
+            besides chunked (RFC 9112, 6.1).
+    """
+    if request.version not in (HttpVersion10, HttpVersion11):
+        raise AppError("Only HTTP/1.0 and HTTP/1.1 are spoken here.", status=505, code="http_version")
+    coding = request.headers.get(hdrs.TRANSFER_ENCODING)
+    if coding is not None and coding.lower() != "chunked":
+        raise AppError(
+            "The only transfer coding known here is chunked.", status=501, code="unknown_transfer_coding"
+        )

@@ -1,21 +1,24 @@
 """What goes in and out."""
 
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from blog.tables import Status
 from moorage import Model, Query
 
+Text = partial(StringConstraints, strip_whitespace=True, min_length=1)
+"""What somebody writes: it has to say something."""
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=50)]
 
 
 class PostIn(Model):
     """A post as its author writes it."""
 
-    title: Annotated[str, Field(min_length=1, max_length=200)]
+    title: Annotated[str, Text(max_length=200)]
     content: Annotated[str, Field(max_length=100_000)] = ""
     tags: list[Slug] = Field(default_factory=list, max_length=20)
     category: Slug | None = None
@@ -43,7 +46,7 @@ class PostFilter(Query):
 class CommentIn(Model):
     """A comment as somebody writes it."""
 
-    content: Annotated[str, Field(min_length=1, max_length=5000)]
+    content: Annotated[str, Text(max_length=5000)]
 
 
 class CommentOut(CommentIn):
@@ -59,7 +62,7 @@ class CategoryIn(Model):
     """A category as an editor adds it."""
 
     slug: Slug
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Annotated[str, Text(max_length=100)]
 
 
 class CategoryOut(CategoryIn):

@@ -18,9 +18,7 @@ where the handler really makes one.
 class Model(BaseModel):
     """A JSON object in a request or an answer: snake_case, unknown fields refused, made from rows as well."""
 
-    model_config = ConfigDict(
-        extra="forbid", from_attributes=True, str_strip_whitespace=True, ser_json_timedelta="float"
-    )
+    model_config = ConfigDict(extra="forbid", from_attributes=True, ser_json_timedelta="float")
 
 
 class Query(Model):

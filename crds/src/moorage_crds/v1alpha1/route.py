@@ -310,6 +310,10 @@ class RouteStatus(StatusPart):
     """The `metadata.generation` that this status is about."""
     url: Annotated[str, Text(512)] | None = None
     """Where the Route is reached."""
+    places: Annotated[list[Annotated[str, Text(800)]], Field(max_length=1024)] = Field(default_factory=list)
+    """Host and prefix of all that the Route was given, as in `shop.example.com/api`: they stay its own while it
+    wants them.
+    """
     conditions: Annotated[list[Condition], Field(max_length=16), Unique(("type",))] = Field(
         default_factory=list
     )

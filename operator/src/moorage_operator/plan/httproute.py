@@ -66,14 +66,3 @@ def _http_route(
         "metadata": object_metadata(module, settings, names.edge_name(module.metadata.name, host, part)),
         "spec": spec,
     }
-
-
-def places_of(http_route: Manifest) -> list[claims.Place]:
-    """The (host, prefix) pairs that a live HTTPRoute gives to its module."""
-    spec = http_route.get("spec", {})
-    return [
-        claims.Place(host, match.get("path", {}).get("value", "/"))
-        for host in spec.get("hostnames") or [""]
-        for rule in spec.get("rules", [])
-        for match in rule.get("matches", [])
-    ]

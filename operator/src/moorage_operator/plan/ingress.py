@@ -48,12 +48,3 @@ def _ingress(module: Module, settings: PlatformSettings, host: str, found: Mappi
         ),
         "spec": spec,
     }
-
-
-def places_of(ingress: Manifest) -> list[claims.Place]:
-    """The (host, prefix) pairs that a live Ingress gives to its module."""
-    return [
-        claims.Place(rule.get("host", ""), path.get("path", "/"))
-        for rule in ingress.get("spec", {}).get("rules", [])
-        for path in rule.get("http", {}).get("paths", [])
-    ]

@@ -1,21 +1,18 @@
 """The Modules, Routes and Permissions in the store as models, and who of the installation gets which place."""
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 
 from moorage_crds import checks, manifests
 from moorage_crds.problems import Problem, errors
 from moorage_crds.v1alpha1 import Module, Permission, Route
 from moorage_crds.v1alpha1.base import ManifestResource
-from moorage_operator.apply.kinds import HTTP_ROUTE, INGRESS, MODULE, ROUTE
-from moorage_operator.plan import claims, httproute, ingress
-from moorage_operator.plan.diff import inventory_of
+from moorage_operator.apply.kinds import MODULE, ROUTE
+from moorage_operator.plan import claims
 from moorage_operator.plan.module import host_refusals
-from moorage_operator.plan.names import LABEL_MODULE
 from moorage_operator.plan.refusal import Refusal, of_problems, summary
 from moorage_operator.plan.settings import PlatformSettings
 from moorage_operator.plan.world import Manifest
-from moorage_operator.reconcile.store import Key, Store
+from moorage_operator.reconcile.store import Key, Store, places_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +95,7 @@ class Resources:
         if self._settled.version != self._store.routes_version:
             version = self._store.routes_version
             refused = claims.settle(
-                self._claimants(), self._holders(), core_namespace=self._settings.core_namespace
+                self._claimants(), self._held(), core_namespace=self._settings.core_namespace
             )
             self._settled = _Settled(version, refused)
         return self._settled.refused
@@ -114,18 +111,14 @@ class Resources:
                 result.append(route)
         return result
 
-    def _holders(self) -> dict[Key, set[claims.Place]]:
-        """What the edge gives to each module, by objects that the operator's own status names.
+    def _held(self) -> dict[Key, list[claims.Place]]:
+        """What each Route was given before, from its status, which only the operator writes.
 
-        Anybody may make an Ingress or HTTPRoute with our label in his namespace; it must not pass for a held place.
+        Edge objects do not count: whoever may write them in his namespace could pass for a holder.
         """
-        held: dict[Key, set[claims.Place]] = defaultdict(set)
-        gateway = self._settings.edge.kind == "gateway"
-        kind, places_of = (HTTP_ROUTE, httproute.places_of) if gateway else (INGRESS, ingress.places_of)
-        for manifest in self._store.all(MODULE):
-            key = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-            for ref in inventory_of((manifest.get("status") or {}).get("inventory", [])):
-                found = self._store.get(kind, key[0], ref.name) if ref.kind == kind.kind else None
-                if found is not None and found["metadata"].get("labels", {}).get(LABEL_MODULE) == key[1]:
-                    held[key].update(places_of(found))
-        return held
+        return {
+            (one["metadata"]["namespace"], one["metadata"]["name"]): [
+                claims.Place.parse(place) for place in places_of(one)
+            ]
+            for one in self._store.all(ROUTE)
+        }

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from moorage_crds.v1alpha1 import Route
 from moorage_operator.apply.kinds import Kind, find
 from moorage_operator.plan import claims
 from moorage_operator.plan.facts import Observed
@@ -68,15 +69,7 @@ async def write_dependents(
 ) -> None:
     """The statuses of the module's Routes and Permissions; *plan* is ``None`` where there is no such Module."""
     for manifest in context.store.routes_of(key):
-        parsed = context.resources.parse(manifest)
-        if plan is None:
-            facts = [_refused(parsed.refusal or missing_module(*key, field="spec.module")), _not_programmed()]
-        elif parsed.refusal is not None:
-            facts = [_refused(parsed.refusal), _not_programmed()]
-        else:
-            hosts = sorted(set(manifest["spec"].get("hosts", []))) or [""]
-            facts = route_facts(plan, manifest["metadata"]["name"], observed, hosts)
-        await _write_facts(context, manifest, facts, url=_route_url(context, manifest))
+        await _write_route(context, key, manifest, plan, observed)
     for manifest in context.store.permissions_of(key):
         refusal = context.resources.parse(manifest).refusal
         if refusal is None and plan is None:
@@ -87,6 +80,25 @@ async def write_dependents(
         await _write_facts(context, manifest, [fact])
 
 
+async def _write_route(
+    context: Context, key: Key, manifest: Manifest, plan: ModulePlan | None, observed: Observed | None
+) -> None:
+    parsed, name = context.resources.parse(manifest), manifest["metadata"]["name"]
+    route = parsed.resource
+    if not isinstance(route, Route):
+        refusal = parsed.refusal or Refusal("Invalid", "the resource cannot be read")
+        await _write_facts(context, manifest, [_refused(refusal), _not_programmed()])
+        return
+    extra: Manifest = {"url": route_url(route, context.settings)}
+    if plan is None:
+        facts = [_refused(missing_module(*key, field="spec.module")), _not_programmed()]
+    else:
+        facts = route_facts(plan, name, observed, claims.hosts(route))
+        if plan.routes.get(name) == ():
+            extra["places"] = [str(place) for place in claims.places(route)]
+    await _write_facts(context, manifest, facts, extra)
+
+
 def _refused(refusal: Refusal) -> Fact:
     return Fact("Accepted", "False", refusal.reason, refusal.message)
 
@@ -95,22 +107,8 @@ def _not_programmed() -> Fact:
     return Fact("Programmed", "False", "NotAccepted", "the edge has nothing of it")
 
 
-def _route_url(context: Context, manifest: Manifest) -> str | None:
-    route = next(
-        (
-            one
-            for one in context.resources.routes(
-                (manifest["metadata"]["namespace"], manifest["spec"]["module"])
-            )
-            if one.metadata.name == manifest["metadata"]["name"]
-        ),
-        None,
-    )
-    return route_url(route, context.settings) if route is not None else None
-
-
 async def _write_facts(
-    context: Context, live: Manifest, facts: Sequence[Fact], url: str | None = None
+    context: Context, live: Manifest, facts: Sequence[Fact], extra: Manifest | None = None
 ) -> None:
     generation = live["metadata"].get("generation", 0)
     before = (live.get("status") or {}).get("conditions", [])
@@ -118,8 +116,7 @@ async def _write_facts(
         "observedGeneration": generation,
         "conditions": conditions(facts, before, generation, _time(context)),
     }
-    if url is not None:
-        status["url"] = url
+    status |= {name: value for name, value in (extra or {}).items() if value is not None}
     await write(context, live, status)
 
 
@@ -137,10 +134,6 @@ def edge_refusals(context: Context, kind: Kind, plan: ModulePlan, key: Key) -> d
                     "ResolvedRefs",
                 ):
                     message = f"the edge refuses HTTPRoute {planned['metadata']['name']}: {condition.get('message')}"
-                    for host in {place.host for place in _places(planned)}:
+                    for host in planned["spec"].get("hostnames") or [""]:
                         result[host] = Refusal(str(condition.get("reason", "Refused")), message)
     return result
-
-
-def _places(planned: Manifest) -> list[claims.Place]:
-    return [claims.Place(host, "/") for host in planned["spec"].get("hostnames") or [""]]

@@ -38,7 +38,7 @@ class Store:
         }
         self._children: dict[Key, dict[tuple[str, str], Manifest]] = {}
         self.routes_version = 0
-        """Rises with every change that settled claims depend on: of a Route, an edge object, a Module's being there."""
+        """Rises with every change that settled claims depend on: of a Route, or of a Module's being there."""
 
     def put(self, kind: Kind, manifest: Manifest) -> Change | None:
         """Take in *manifest*; ``None``: something newer of the same object is here already, or the very same."""
@@ -135,11 +135,23 @@ class Store:
             self._children.setdefault(new, {})[kind.kind, key[1]] = after
 
     def _count(self, kind: Kind, before: Manifest | None, after: Manifest | None) -> None:
-        if kind.kind not in ("Module", "Route", "HTTPRoute", "Ingress"):
-            return
-        specs = [(one or {}).get("spec") for one in (before, after)]
-        if before is None or after is None or (kind is not MODULE and specs[0] != specs[1]):
+        if kind is ROUTE:
+            changed = _claim_view(before) != _claim_view(after)
+        else:
+            changed = kind is MODULE and (before is None) != (after is None)
+        if changed:
             self.routes_version += 1
+
+
+def places_of(route: Manifest) -> list[str]:
+    """The places in a Route's status, as text."""
+    found: list[str] = (route.get("status") or {}).get("places") or []
+    return found
+
+
+def _claim_view(route: Manifest | None) -> tuple[object, ...] | None:
+    """What of a Route others' claims depend on."""
+    return (route["metadata"].get("uid"), route.get("spec"), places_of(route)) if route is not None else None
 
 
 def _owner_key(manifest: Manifest | None) -> Key | None:

@@ -182,6 +182,7 @@ async def test_as_root_it_runs_as_an_id_without_account_and_leaves_parents_alone
             with pytest.raises(KeyError):
                 pwd.getpwuid(uid)
             assert (closed / "postgres" / "location").read_text().strip() == str(home)
+            assert (home / "asked-for").read_text().strip() == str(closed / "postgres")
             assert stat.S_IMODE(closed.stat().st_mode) == 0o700
         finally:
             await server.stop()

@@ -156,6 +156,8 @@ def place(asked: Path) -> Placement:
     else:
         (asked / "location").write_text(f"{home}\n")
     _make_private(home, uid)
+    if not home.is_relative_to(asked):
+        (home / "asked-for").write_text(f"{asked}\n")  # whose it is, for whoever finds it in /var/tmp
     binaries = packaged
     if not _reachable(packaged / "bin" / "postgres", uid):
         binaries = _copy_binaries(packaged, home / "postgresql", uid)

@@ -34,6 +34,22 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
+def test_links_in_the_folder_lead_nowhere(state: State, tmp_path: Path) -> None:
+    """A state folder may have come with a repository."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o755)
+    (elsewhere / "precious.txt").write_text("mine")
+    (state.run / "up.lock").symlink_to(elsewhere / "precious.txt")
+    with pytest.raises(StateError, match="up.lock"), state.locked():
+        pass
+    assert (elsewhere / "precious.txt").read_text() == "mine"
+    state.logs.rmdir()
+    state.logs.symlink_to(elsewhere)
+    with pytest.raises(StateError, match="symbolic link"):
+        state.create()
+    assert elsewhere.stat().st_mode & 0o777 == 0o755
+
+
 def test_a_second_up_is_refused_and_told_of_the_first(state: State) -> None:
     holder = f"""
 import sys

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import psutil
 
@@ -57,6 +57,10 @@ class State:
                 )
             for folder in (self.root, self.logs, self.keys, self.policy, self.run, self.secrets):
                 folder.mkdir(mode=0o700, parents=folder == self.root, exist_ok=True)
+                if folder != self.root and folder.is_symlink():
+                    raise StateError(
+                        f"{folder} is a symbolic link, through which files elsewhere would be changed: remove it"
+                    )
                 folder.chmod(0o700)
         except OSError as error:
             raise StateError(f"cannot use {self.root} as state folder: {error.strerror}") from error
@@ -82,7 +86,7 @@ class State:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; raises `AlreadyRunningError` if another one does."""
-        with (self.run / "up.lock").open("w") as file:
+        with self._lock_file() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -91,6 +95,15 @@ class State:
                 yield
             finally:
                 (self.run / "up.json").unlink(missing_ok=True)
+
+    def _lock_file(self) -> IO[bytes]:
+        path = self.run / "up.lock"
+        try:
+            return os.fdopen(
+                os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "r+b"
+            )
+        except OSError as error:
+            raise StateError(f"cannot use {path}: {error.strerror}; remove it") from error
 
     def is_locked(self) -> bool:
         """Whether a `moorage up` uses the folder now."""

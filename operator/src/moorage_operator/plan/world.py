@@ -28,7 +28,7 @@ class World:
     """Facts about the installation that concern one module."""
 
     others: tuple[Module, ...] = ()
-    """Every other Module that the operator sees: for dependencies."""
+    """The other Modules of the namespace (it may hold this one too): for dependencies and grants."""
     refused_claims: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
     """By name of a Route of the module: whose places it wants."""
     issuers: tuple[Issuer, ...] = ()

@@ -88,6 +88,8 @@ class Applier:
         try:
             result = await self._cluster.apply(kind, planned)
         except ApiError as error:
+            if error.not_found and "requested resource" in error.message:
+                raise _unknown_kind(kind) from error
             if error.status != 422 or live is None:
                 raise
             await self._patch(kind, planned, diff.differences(planned, live))
@@ -130,6 +132,13 @@ class Applier:
     def _store_put(self, kind: Kind, manifest: Manifest) -> None:
         if kind is not SECRET:
             self._store.put(kind, manifest)
+
+
+def _unknown_kind(kind: Kind) -> ApiError:
+    mend = (
+        f"the cluster does not know {kind.kind} ({kind.api_version}); install its CRDs, or change `edge.kind`"
+    )
+    return ApiError(404, "NotFound", f"{mend} in the chart's values")
 
 
 def _check_owner(owner: Owner, live: Manifest) -> None:

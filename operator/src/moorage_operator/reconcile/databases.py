@@ -68,7 +68,12 @@ class Databases:
         dsn = _read_dsn(self._settings.database)
         if self._provisioner is None or dsn != self._dsn:
             await self.close()
-            self._provisioner, self._dsn = _provisioner(dsn, self._settings.database), dsn
+            try:
+                self._provisioner, self._dsn = _provisioner(dsn, self._settings.database), dsn
+            except ValueError:  # its text quotes what stands there
+                raise DatabaseRefusedError(
+                    "the admin DSN is not of the form postgresql://user:password@host:port/db"
+                ) from None
             self._good.clear()
         return self._provisioner
 

@@ -58,9 +58,10 @@ class Resources:
         """Drop what was remembered of an object that is gone."""
         self._parsed.pop((kind, *key), None)
 
-    def modules(self) -> list[Module]:
-        """Every Module that can be read."""
-        found = (self.parse(one).resource for one in self._store.all(MODULE))
+    def modules(self, namespace: str) -> list[Module]:
+        """Every Module of a namespace that can be read."""
+        here = (one for one in self._store.all(MODULE) if one["metadata"]["namespace"] == namespace)
+        found = (self.parse(one).resource for one in here)
         return [one for one in found if isinstance(one, Module)]
 
     def routes(self, key: Key) -> list[Route]:

@@ -15,7 +15,7 @@ from moorage_operator.reconcile.context import Context
 from moorage_operator.reconcile.store import Key
 
 _QUIET: frozenset[str] = frozenset(
-    {"RollingOut", "Running", "Started", "NoDeployment", "NoPodReady", "NoPodToAsk", "Loading"}
+    {"RollingOut", "Running", "Started", "NoDeployment", "NoPodReady", "NoPodToAsk", "Loading", "NotSeen"}
 )
 """Reasons of conditions that are steps on the way and no news."""
 
@@ -121,19 +121,24 @@ async def _write_facts(
 
 
 def edge_refusals(context: Context, kind: Kind, plan: ModulePlan, key: Key) -> dict[str, Refusal]:
-    """By host: why the edge does not take the module's HTTPRoute, as its controller says it."""
-    if kind.kind != "HTTPRoute":
-        return {}
+    """By host: why the edge does not have the module's HTTPRoute, as its controller says it."""
     result: dict[str, Refusal] = {}
     for planned in plan.of_kind(kind.kind):
         live = context.store.get(kind, key[0], planned["metadata"]["name"])
-        for parent in (live or {}).get("status", {}).get("parents", []):
-            for condition in parent.get("conditions", []):
-                if condition.get("status") == "False" and condition.get("type") in (
-                    "Accepted",
-                    "ResolvedRefs",
-                ):
-                    message = f"the edge refuses HTTPRoute {planned['metadata']['name']}: {condition.get('message')}"
-                    for host in planned["spec"].get("hostnames") or [""]:
-                        result[host] = Refusal(str(condition.get("reason", "Refused")), message)
+        refusal = _edge_refusal(planned["metadata"]["name"], live or {})
+        if refusal is not None:
+            result |= dict.fromkeys(planned["spec"].get("hostnames") or [""], refusal)
     return result
+
+
+def _edge_refusal(name: str, live: Manifest) -> Refusal | None:
+    parents = live.get("status", {}).get("parents") or []
+    if not parents:
+        return Refusal(
+            "NotSeen", f"no Gateway controller has looked at HTTPRoute {name}; does the Gateway exist?"
+        )
+    for condition in (one for parent in parents for one in parent.get("conditions", [])):
+        if condition.get("type") in ("Accepted", "ResolvedRefs") and condition.get("status") == "False":
+            message = f"the edge refuses HTTPRoute {name}: {condition.get('message')}"
+            return Refusal(str(condition.get("reason", "Refused")), message)
+    return None

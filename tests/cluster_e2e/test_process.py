@@ -95,8 +95,27 @@ class Setup:
         return {one["metadata"]["name"] for one in items}
 
 
+OPERATORS = ("-A", "-l", "app.kubernetes.io/name=moorage-operator")
+
+
+@pytest.fixture(scope="module")
+def alone(cluster: Cluster) -> Iterator[None]:
+    """Nobody else works on the namespaces of these tests: installed operators, which serve the whole cluster, rest."""
+    found = [
+        (one["metadata"]["namespace"], one["metadata"]["name"], one["spec"]["replicas"])
+        for one in cluster.get("deployments", *OPERATORS)["items"]
+    ]
+    for namespace, name, _ in found:
+        cluster.kubectl("-n", namespace, "scale", "deployment", name, "--replicas=0")
+    eventually(lambda: not cluster.get("pods", *OPERATORS)["items"], "the installed operators rest", 60)
+    yield
+    for namespace, name, replicas in found:
+        cluster.kubectl("-n", namespace, "scale", "deployment", name, f"--replicas={replicas}")
+        cluster.kubectl("-n", namespace, "rollout", "status", f"deployment/{name}", "--timeout=90s")
+
+
 @pytest.fixture
-def setup(cluster: Cluster, tmp_path: Path) -> Iterator[Setup]:
+def setup(cluster: Cluster, alone: None, tmp_path: Path) -> Iterator[Setup]:
     for name in ("modules", "routes", "permissions"):
         cluster.kubectl(
             "apply",
@@ -122,18 +141,9 @@ def setup(cluster: Cluster, tmp_path: Path) -> Iterator[Setup]:
     cluster.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
 
 
-def module(name: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "moorage.dev/v1alpha1",
-        "kind": "Module",
-        "metadata": {"name": name},
-        "spec": {
-            "version": "1.0.0",
-            "image": "localhost/nothing:1",
-            "app": "nothing:module",
-            "imagePullPolicy": "Never",
-        },
-    }
+def module(name: str, **spec: Any) -> dict[str, Any]:
+    spec = {"version": "1.0.0", "image": "localhost/nothing:1", "imagePullPolicy": "Never", **spec}
+    return {"apiVersion": "moorage.dev/v1alpha1", "kind": "Module", "metadata": {"name": name}, "spec": spec}
 
 
 def test_one_leads_the_other_takes_over(setup: Setup, cluster: Cluster) -> None:
@@ -194,3 +204,42 @@ def test_a_lease_that_somebody_else_takes_ends_the_process(setup: Setup, cluster
     cluster.kubectl("-n", setup.namespace, "patch", "lease", "moorage-operator", "--type=merge", "-p", patch)
     assert process.running.wait(40) == 1
     assert setup.lease_holder() == "usurper"
+
+
+def test_an_ingress_instead_of_the_gateway_api(
+    setup: Setup, cluster: Cluster, images: dict[str, str], host: str
+) -> None:
+    """A plain image behind the sidecar answers through the edge by an Ingress."""
+    settings = yaml.safe_load((setup.folder / "settings.yaml").read_text())
+    settings |= {
+        "edge": {"kind": "ingress", "ingress": {"className": cluster.ingress_class}},
+        "allow": {"*": {"hosts": [host]}},
+        "images": {"sidecar": images["gateway"]},
+    }
+    (setup.folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    process = setup.start("edge")
+    command = ["python3", "-m", "http.server", "--bind", "127.0.0.1", "8081", "--directory", "/usr/share"]
+    rules = [{"name": "all", "methods": ["GET"], "path": "/**", "auth": "none"}]
+    route = {
+        "apiVersion": "moorage.dev/v1alpha1",
+        "kind": "Route",
+        "metadata": {"name": "web"},
+        "spec": {"module": "web", "hosts": [host], "prefix": "/doc", "rules": rules},
+    }
+    cluster.apply(module("web", image=images["blog"], command=command), route, namespace=setup.namespace)
+    cluster.kubectl(
+        "-n", setup.namespace, "wait", "--for=condition=Ready", "module/web", "--timeout=90s", timeout=120
+    )
+    (ingress,) = cluster.get("-n", setup.namespace, "ingresses")["items"]
+    assert ingress["spec"]["rules"][0]["host"] == host
+
+    def status(path: str) -> int:
+        request = urllib.request.Request(f"{cluster.edge_url}{path}", headers={"Host": host})
+        try:
+            with urllib.request.urlopen(request, timeout=5) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    eventually(lambda: status("/doc/") == 200, "the page through the edge", 30)
+    assert process.end(signal.SIGTERM) == 0

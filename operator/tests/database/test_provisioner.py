@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import traceback
 import uuid
 
 import asyncpg
@@ -316,6 +317,21 @@ def test_a_password_that_was_not_percent_encoded_is_not_taken_for_the_address(pa
     assert "secret" not in Provisioner(f"postgresql://admin:{password}@db.example/app").address
 
 
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        *("postgresql://admin:secret/x@127.0.0.1:9/app", "postgresql://admin:secret#x@127.0.0.1:9/app"),
+        *("postgresql://admin:secret?x@127.0.0.1:9/app", "postgresql://admin:secret@[::1:9/app"),
+        *("postgresql://admin:x@127.0.0.1:secret/app", "mysql://admin:secret@h/app", "secret"),
+    ],
+)
+async def test_a_dsn_that_cannot_be_read_is_refused_and_not_quoted(dsn: str) -> None:
+    async with Provisioner(dsn) as broken:
+        with pytest.raises(DatabaseRefusedError, match="not of the form") as caught:
+            await broken.ping()
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_modules_get_of_the_admin_dsn_how_to_connect_and_not_as_whom() -> None:
     admin = "postgresql://db.example:6543/app?user=admin&password=pw&sslkey=/k&options=-cx&sslmode=require"
     dsn = Provisioner(admin).app_dsn(unique(), "mine")
@@ -334,6 +350,15 @@ async def test_wrong_rights_are_told_apart_from_an_outage(server, provisioner) -
     async with Provisioner(server.admin.rpartition("/")[0] + "/missing") as missing:
         with pytest.raises(DatabaseRefusedError, match="does not exist"):
             await missing.ping()
+
+
+async def test_a_database_that_only_reads_is_unavailable(server) -> None:
+    """As after a failover to a standby."""
+    database = server.admin.rpartition("/")[2]
+    await server.run(server.superuser, f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    async with Provisioner(server.admin) as standby:
+        with pytest.raises(DatabaseUnavailableError, match="read-only"):
+            await standby.ensure(unique(), UID)
 
 
 async def test_the_schemas_comment_says_whose_it_is(server, provisioner) -> None:

@@ -305,10 +305,13 @@ class Provisioner:
             raise DatabaseRefusedError("the database refuses the admin account's name or password") from error
         except asyncpg.InvalidCatalogNameError as error:
             raise DatabaseRefusedError("the database that the admin DSN names does not exist") from error
-        except asyncpg.ClientConfigurationError as error:
+        except ValueError:
+            # asyncpg's ClientConfigurationError is one, and so is what it takes for a port. Without the cause, which
+            # quotes what stands there: half a password, where that holds a raw `/`.
             raise DatabaseRefusedError(
-                "the admin DSN is not of the form postgresql://user:password@host/db"
-            ) from error
+                "the admin DSN is not of the form postgresql://user:password@host:port/db; are all characters of the "
+                "password but letters and digits percent-encoded?"
+            ) from None
         except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
             raise DatabaseUnavailableError(
                 f"the database at {self.address} does not answer: {_short(error)}"
@@ -327,6 +330,10 @@ class Provisioner:
             asyncpg.TransactionRollbackError,
         ) as error:
             raise DatabaseUnavailableError(f"the database at {self.address} is busy: {error}") from error
+        except asyncpg.PostgresError as error:  # a full disk, a standby that took over and only reads, …
+            raise DatabaseUnavailableError(
+                f"the database at {self.address} answers with an error: {_short(error)}"
+            ) from error
 
     async def _open_pool(self) -> Any:
         async with self._opening:

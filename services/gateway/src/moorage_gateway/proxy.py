@@ -74,10 +74,19 @@ class Exchange:
     began: float = field(default_factory=time.perf_counter)
 
     @property
+    def rule(self) -> str | None:
+        """Name of the rule that matched, also where it refused; ``None``: none, or the module decides itself."""
+        if self.decision is not None:
+            return self.decision.name
+        return self.error.rule if self.error is not None else None
+
+    @property
     def route(self) -> str:
         """The label of bounded cardinality: the rule's path, or the module where that decides itself."""
         if self.decision is not None:
             return self.decision.route_template
+        if self.error is not None and self.error.route is not None:
+            return self.error.route
         if self.target is not None and self.target.guard is None:
             return self.target.key
         return UNMATCHED
@@ -151,7 +160,7 @@ class Proxy:
             "method": facts.method,
             "path": facts.target.partition("?")[0][:_LOGGED_PATH],  # a query may hold anything
             "module": target.key if target else None,
-            "route": exchange.decision.name if exchange.decision else None,
+            "route": exchange.decision.name if exchange.decision else exchange.error and exchange.error.rule,
             "status": status,
             "duration_ms": round(took * 1000, 2),
             "client": facts.client.address,

@@ -19,6 +19,11 @@ class AppError(Exception):
 
     code: str = "internal"
     status: int = 500
+    rule: str | None = None
+    """Name of the rule that the request had matched when the guard refused it; with ``route``, its path, for logs
+    and metrics.
+    """
+    route: str | None = None
     default_message: ClassVar[str] = "Something went wrong on our side."
 
     def __init__(

@@ -533,3 +533,20 @@ def test_remembered_combinations_of_roles_are_bounded(guard: Guard) -> None:
     for number in range(5000):
         assert policy.codes_of((f"role-{number}", "editor")) == {"blog.post.publish"}
     assert len(policy._codes) <= 4096
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "roles", "named"),
+    [
+        ("POST", "/posts", None, ("create", "/posts")),
+        ("POST", "/posts/7/publish", (), ("publish", "/posts/{id}/publish")),
+        ("PUT", "/posts", ("author",), (None, None)),
+        ("GET", "/nowhere", ("author",), (None, None)),
+    ],
+)
+def test_a_refusal_names_the_rule_that_had_matched_for_logs_and_metrics(
+    ask: Ask, method: str, target: str, roles: tuple[str, ...] | None, named: tuple[str | None, str | None]
+) -> None:
+    with pytest.raises(AppError) as caught:
+        ask(method, target, roles)
+    assert (caught.value.rule, caught.value.route) == named

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from moorage.errors import BadRequest, Forbidden, TooLarge, Unauthenticated, Unavailable
+from moorage.errors import AppError, BadRequest, Forbidden, TooLarge, Unauthenticated, Unavailable
 from moorage.guard import headers as names
 from moorage.guard.conditions import Condition
 from moorage.guard.folder import Loaded, PolicyFolder
@@ -322,6 +322,22 @@ class Guard:
         headers = facts.headers
         target = parse_target(facts.target)
         rule, params = policy.matcher.match(facts.method, _host(headers), target.path)
+        try:
+            return self._judge(policy, facts, target, rule, params)
+        except AppError as error:
+            error.rule, error.route = rule.name, rule.path
+            raise
+
+    def _judge(
+        self,
+        policy: Policy,
+        facts: RequestFacts,
+        target: Target,
+        rule: CompiledRule,
+        params: Mapping[str, str],
+    ) -> Decision:
+        """All that is asked once the rule is known."""
+        headers = facts.headers
         if not rule.bound:
             raise Unavailable(
                 "This part of the service is not there yet.", code="unbound_rule", details={"rule": rule.name}

@@ -67,7 +67,7 @@ class Dispatcher:
                     # Who reads the message differently may see another one behind it.
                     response.force_close()
         _finish(response, facts)
-        route = decision.route_template if decision is not None else UNMATCHED
+        route = decision.route_template if decision is not None else (error and error.route) or UNMATCHED
         took = time.perf_counter() - began
         self.metrics.answered(request.method, route, response.status, took, error.code if error else None)
         _log_access(facts, decision, response, error, took)
@@ -134,7 +134,7 @@ def _log_access(
     fields: dict[str, object] = {
         "method": facts.method,
         "path": facts.target.partition("?")[0][:512],  # a query may hold what is nobody's business
-        "route": decision.name if decision is not None else None,
+        "route": decision.name if decision is not None else error and error.rule,
         "status": response.status,
         "duration_ms": round(took * 1000, 2),
         "client": facts.client.address,

@@ -4,7 +4,6 @@ Low-level, because an `Application` would match the path a second time and parse
 """
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from moorage.config.settings import Admin, Settings
 from moorage.config.settings import Server as ServerSettings
 from moorage.health import Health
 from moorage.http.server import Connection, Runner, listen
+from moorage.lifecycle import Stop
 from moorage_gateway.proxy import Proxy
 
 log = structlog.get_logger("moorage.gateway")
@@ -141,21 +141,9 @@ async def until_stopped(running: AbstractAsyncContextManager[Running], drain: Dr
 
     A second signal ends the grace period.
     """
-    stop, hurry = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: signal.Signals) -> None:
-        (hurry if stop.is_set() else stop).set()
-        log.info("stopping", signal=number.name)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
+    stop = Stop()
     async with running as server:
-        await stop.wait()
+        await stop.asked.wait()
         server.health.draining = True
-        if drain.grace_s:
-            log.info("draining", grace_s=drain.grace_s)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(drain.grace_s):
-                    await hurry.wait()
+        await stop.grace(drain.grace_s)
     log.info("stopped")

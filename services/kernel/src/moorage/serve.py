@@ -3,9 +3,7 @@ deadline.
 """
 
 import asyncio
-import contextlib
 import importlib
-import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -23,6 +21,7 @@ from moorage.health import Health
 from moorage.http.admin import create_admin
 from moorage.http.app import GUARD, HEALTH, METRICS, create_app, group_name
 from moorage.http.server import Runner, listen
+from moorage.lifecycle import Stop
 from moorage.module import DeclarationError, Module
 
 log = structlog.get_logger("moorage.serve")
@@ -122,18 +121,9 @@ async def running(module: Module, settings: Settings) -> AsyncIterator[Running]:
 
 async def serve(module: Module, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; a second signal ends the grace period."""
-    stop = asyncio.Event()
-    hurry = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: signal.Signals) -> None:
-        (hurry if stop.is_set() else stop).set()
-        log.info("stopping", signal=number.name)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    starting = asyncio.create_task(_until(module, settings, stop, hurry))
-    stopping = asyncio.create_task(stop.wait())
+    stop = Stop()
+    starting = asyncio.create_task(_until(module, settings, stop))
+    stopping = asyncio.create_task(stop.asked.wait())
     try:
         # A signal while it still waits for the database must end it, too.
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -143,13 +133,13 @@ async def serve(module: Module, settings: Settings) -> None:
     log.info("stopped")
 
 
-async def _until(module: Module, settings: Settings, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+async def _until(module: Module, settings: Settings, stop: Stop) -> None:
     entering = asyncio.current_task()
     assert entering is not None
     started = False
 
     async def abort() -> None:
-        await stop.wait()
+        await stop.asked.wait()
         if not started:
             entering.cancel()
 
@@ -157,16 +147,11 @@ async def _until(module: Module, settings: Settings, stop: asyncio.Event, hurry:
     try:
         async with running(module, settings) as server:
             started = True
-            await stop.wait()
+            await stop.asked.wait()
             server.health.draining = True
-            grace = _grace(settings)
-            if grace:
-                log.info("draining", grace_s=grace)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(grace):
-                        await hurry.wait()
+            await stop.grace(_grace(settings))
     except asyncio.CancelledError:
-        if started or not stop.is_set():
+        if started or not stop.asked.is_set():
             raise
     finally:
         aborting.cancel()

@@ -1,4 +1,4 @@
-"""One installation of the chart for all tests, and a namespace for each."""
+"""An installation of the chart, and a namespace for each test."""
 
 import uuid
 from collections.abc import Iterator
@@ -24,11 +24,14 @@ def images(cluster: Cluster) -> dict[str, str]:
     return {name: cluster.load_image(image) for name, image in built.items()}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def installation(
     cluster: Cluster, images: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
-    """Moorage, installed with Helm; everything but the CRDs goes afterwards."""
+    """Moorage, installed with Helm; everything but the CRDs goes afterwards.
+
+    For each module of tests anew: it serves the whole cluster, and would work on what other tests' operators serve.
+    """
     database = Database(cluster.postgres_local_dsn, cluster.node_address)
     core = cluster.new_namespace("core", RESTRICTED)
     one = Installation(cluster, core, images, database, tmp_path_factory.mktemp("chart") / "values.yaml")

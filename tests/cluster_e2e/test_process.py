@@ -95,27 +95,8 @@ class Setup:
         return {one["metadata"]["name"] for one in items}
 
 
-OPERATORS = ("-A", "-l", "app.kubernetes.io/name=moorage-operator")
-
-
-@pytest.fixture(scope="module")
-def alone(cluster: Cluster) -> Iterator[None]:
-    """Nobody else works on the namespaces of these tests: installed operators, which serve the whole cluster, rest."""
-    found = [
-        (one["metadata"]["namespace"], one["metadata"]["name"], one["spec"]["replicas"])
-        for one in cluster.get("deployments", *OPERATORS)["items"]
-    ]
-    for namespace, name, _ in found:
-        cluster.kubectl("-n", namespace, "scale", "deployment", name, "--replicas=0")
-    eventually(lambda: not cluster.get("pods", *OPERATORS)["items"], "the installed operators rest", 60)
-    yield
-    for namespace, name, replicas in found:
-        cluster.kubectl("-n", namespace, "scale", "deployment", name, f"--replicas={replicas}")
-        cluster.kubectl("-n", namespace, "rollout", "status", f"deployment/{name}", "--timeout=90s")
-
-
 @pytest.fixture
-def setup(cluster: Cluster, alone: None, tmp_path: Path) -> Iterator[Setup]:
+def setup(cluster: Cluster, tmp_path: Path) -> Iterator[Setup]:
     for name in ("modules", "routes", "permissions"):
         cluster.kubectl(
             "apply",

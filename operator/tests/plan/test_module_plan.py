@@ -318,6 +318,17 @@ def test_hosts_are_allowed_by_name_wildcard_or_all(make: Any) -> None:
     assert reasons([], "a.example.test") == ["HostNotAllowed"]
 
 
+def test_a_route_for_every_host_can_be_forbidden(make: Any) -> None:
+    text = "edge: {kind: none}\nallow: {default: {anyHost: false, hosts: [a.example.test]}}"
+    closed = parse_settings(text)
+    (refusal,) = make.plan(settings=closed).routes["blog"]
+    assert refusal.reason == "HostNotAllowed"
+    assert "allow.default.anyHost" in refusal.message
+    assert make.plan(routes=[make.route(hosts=["a.example.test"])], settings=closed).routes["blog"] == ()
+    everything = parse_settings(text.replace("a.example.test", "'*'"))
+    assert make.plan(settings=everything).routes["blog"] == ()
+
+
 @settings(deadline=None)
 @given(
     st.dictionaries(

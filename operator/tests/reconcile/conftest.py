@@ -113,6 +113,9 @@ class FakeApi:
         live = self.objects.get(path)
         if live is None and not apply:
             return self._status(404, "NotFound", f"{path} not found")
+        uid = body.get("metadata", {}).get("uid")
+        if uid is not None and (live is None or live["metadata"]["uid"] != uid):
+            return self._status(409, "Conflict", "Precondition failed: UID in precondition")
         wanted = body.get("metadata", {}).get("resourceVersion")
         if live is not None and wanted not in (None, live["metadata"]["resourceVersion"]):
             return self._status(409, "Conflict", "the object has been modified")

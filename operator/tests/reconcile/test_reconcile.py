@@ -474,6 +474,23 @@ async def test_what_the_edge_says_of_an_httproute_is_shown(harness: Any) -> None
     assert "no listener" in message
 
 
+async def test_an_object_that_took_the_place_of_ours_unseen_is_not_overwritten(harness: Any) -> None:
+    """The store still shows our own; the API server's is somebody else's by now."""
+    harness.apply(harness.module())
+    operator = await harness.operator()
+    await harness.converge(operator)
+    harness.delete("Service", "blog")
+    foreign = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "blog"}, "spec": {"mine": "yes"}}
+    harness.apply(foreign, harness.module(version="2.0.0"))
+    (module,) = harness.api.find("Module")
+    operator.context.store.put(kinds.MODULE, module)
+    with pytest.raises(ApiError) as error:
+        await operator.turn(("default", "blog"))
+    assert error.value.conflict
+    (service,) = harness.api.find("Service")
+    assert service["spec"] == {"mine": "yes"}
+
+
 async def test_a_kind_that_the_cluster_lacks_is_named(harness: Any) -> None:
     harness.apply(harness.module(), harness.route())
     unknown = {"reason": "NotFound", "message": "the server could not find the requested resource"}

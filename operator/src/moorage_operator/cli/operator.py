@@ -64,7 +64,8 @@ def operator(
         admin_host=admin_host,
         admin_port=admin_port,
         leader_election=not no_leader_election,
-        identity=os.environ.get("POD_NAME") or socket.gethostname(),
+        # A pod's name is its own; on one machine two processes must not take each other for themselves.
+        identity=os.environ.get("POD_NAME") or f"{socket.gethostname()}-{os.urandom(4).hex()}",
     )
     try:
         asked = asyncio.run(process.run(options))

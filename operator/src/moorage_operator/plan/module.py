@@ -162,7 +162,14 @@ def _route_refusals(
 def host_refusals(route: Route, settings: PlatformSettings) -> list[Refusal]:
     """Hosts that *route* names and that the installation does not allow in its namespace."""
     namespace = route.metadata.namespace or "default"
-    allowed = settings.allowance(namespace).hosts
+    allowance = settings.allowance(namespace)
+    allowed = allowance.hosts
+    if not route.spec.hosts and not allowance.any_host and "*" not in allowed:
+        message = (
+            "spec.hosts: a Route without `hosts` answers on every host, which is not allowed in namespace "
+            f"{namespace}; name hosts, or let the chart value `allow.{namespace}.anyHost` allow it"
+        )
+        return [Refusal("HostNotAllowed", message)]
     return [
         Refusal(
             "HostNotAllowed",

@@ -131,6 +131,11 @@ class Allowance(_Group):
     bypassable: bool = Field(
         default=False, description="An app behind the sidecar that listens beyond loopback."
     )
+    any_host: bool = Field(
+        default=True,
+        description="Routes without `hosts`, which claim their prefix on every host. Where namespaces do not trust "
+        "each other: false.",
+    )
     hosts: Annotated[list[Annotated[str, Field(max_length=253)]], Field(max_length=256)] = Field(
         default_factory=list,
         description="Hosts that Routes may name: exact, `*.example.com`, or `*` for any.",

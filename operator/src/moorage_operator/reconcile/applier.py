@@ -84,7 +84,12 @@ class Applier:
         self._store_put(kind, await self._write(kind, planned, live))
 
     async def _write(self, kind: Kind, planned: Manifest, live: Manifest | None) -> Manifest:
-        """Apply *planned*, and undo by a merge patch what apply leaves, or trips over (422)."""
+        """Apply *planned*, and undo by a merge patch what apply leaves, or trips over (422).
+
+        With the UID of the object that was looked at: another one of its name, of whomever, is a conflict (409).
+        """
+        if live is not None:
+            planned = planned | {"metadata": planned["metadata"] | {"uid": live["metadata"]["uid"]}}
         try:
             result = await self._cluster.apply(kind, planned)
         except ApiError as error:

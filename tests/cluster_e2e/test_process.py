@@ -119,7 +119,8 @@ def setup(cluster: Cluster, tmp_path: Path) -> Iterator[Setup]:
             process.running.kill()
             process.running.wait()
     cluster.watched.discard(namespace)
-    cluster.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
+    # Waited for: an operator of another test, which serves the whole cluster, would look at it once more.
+    cluster.kubectl("delete", "namespace", namespace, "--ignore-not-found", timeout=180)
 
 
 def module(name: str, **spec: Any) -> dict[str, Any]:

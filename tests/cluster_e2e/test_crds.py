@@ -48,7 +48,7 @@ def api(cluster: Cluster) -> Iterator["Api"]:
     cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
     namespace = cluster.new_namespace("crds")
     yield Api(cluster, namespace)
-    cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+    cluster.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
     cluster.watched.discard(namespace)
 
 

@@ -46,12 +46,11 @@ def installation(
 
 
 @pytest.fixture
-def space(cluster: Cluster, installation: Installation) -> Iterator[str]:
-    """A namespace of the test's own, which lets only restricted pods in."""
-    namespace = cluster.new_namespace("mod", RESTRICTED)
+def space(installation: Installation) -> Iterator[str]:
+    """A namespace of the test's own."""
+    namespace = installation.new_space()
     yield namespace
-    cluster.watched.discard(namespace)
-    cluster.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
+    installation.drop_space(namespace)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from e2e.installation import RESTRICTED, Installation, names
+from e2e.installation import Installation, names
 from e2e.waiting import eventually
 
 from testcluster.handle import Cluster, CommandError
@@ -85,7 +85,7 @@ def test_a_failing_migration_leaves_the_old_pods_serving(
 def test_two_blogs_in_two_namespaces_never_meet(
     installation: Installation, cluster: Cluster, space: str, host: str
 ) -> None:
-    other_space, other_host = cluster.new_namespace("mod", RESTRICTED), f"other-{host}"
+    other_space, other_host = installation.new_space(), f"other-{host}"
     cluster.apply(*installation.blog(host), namespace=space)
     cluster.apply(*installation.blog(other_host), namespace=other_space)
     installation.wait_ready(space, "blog")
@@ -98,8 +98,7 @@ def test_two_blogs_in_two_namespaces_never_meet(
     made = installation.call("POST", first, token=token, json_body={"title": "Mine", "content": "…"})
     assert made.status == 201
     assert installation.call("GET", f"{second}/{made.json['id']}", token=token).status == 404
-    cluster.kubectl("delete", "namespace", other_space, "--wait=false")
-    cluster.watched.discard(other_space)
+    installation.drop_space(other_space)
 
 
 def test_a_place_belongs_to_who_claimed_it_first(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from e2e.installation import DOMAIN, RESTRICTED, Installation
+from e2e.installation import DOMAIN, Installation
 from e2e.waiting import eventually
 
 from moorage_operator.cli.plan import plan as plan_command
@@ -41,14 +41,13 @@ class Blog:
 
 @pytest.fixture(scope="module")
 def blog(cluster: Cluster, installation: Installation) -> Iterator[Blog]:
-    namespace = cluster.new_namespace("blog", RESTRICTED)
+    namespace = installation.new_space("blog")
     one = Blog(installation, namespace, f"{uuid.uuid4().hex[:8]}.{DOMAIN}")
     cluster.apply(*installation.blog(one.host), namespace=namespace)
     installation.wait_ready(namespace, "blog")
     installation.wait_edge(one.posts)
     yield one
-    cluster.watched.discard(namespace)
-    cluster.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
+    installation.drop_space(namespace)
 
 
 def test_kubectl_shows_phase_version_readiness_and_age(blog: Blog, cluster: Cluster) -> None:

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from e2e.installation import DOMAIN, RESTRICTED, Installation, names
+from e2e.installation import DOMAIN, Installation, names
 from e2e.waiting import eventually
 
 from testcluster.handle import Cluster
@@ -15,7 +15,7 @@ def test_an_operator_that_is_killed_over_and_over_leaves_nothing_half_made(
     installation: Installation, cluster: Cluster
 ) -> None:
     """Each kill comes at another moment of the reconciliation of three modules with databases."""
-    spaces = [cluster.new_namespace("mod", RESTRICTED) for _ in range(3)]
+    spaces = [installation.new_space() for _ in range(3)]
     for at, space in enumerate(spaces):
         cluster.apply(*installation.blog(f"kill-{at}-{space}.{DOMAIN}"), namespace=space)
         time.sleep(at * 1.5)
@@ -36,8 +36,7 @@ def test_an_operator_that_is_killed_over_and_over_leaves_nothing_half_made(
             f"{space}_blog",
         )
         assert owner["rolcanlogin"] is False
-        cluster.kubectl("delete", "namespace", space, "--wait=false", "--ignore-not-found")
-        cluster.watched.discard(space)
+        installation.drop_space(space)
 
 
 def _running(installation: Installation) -> list[str]:

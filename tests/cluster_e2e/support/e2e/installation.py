@@ -54,6 +54,8 @@ class Installation:
     images: dict[str, str]
     database: Database
     values: Path
+    spaces: list[str] = field(default_factory=list)
+    """Namespaces that tests made, gone or not."""
     _key: bytes = field(default=b"", repr=False)
 
     def write_values(self) -> None:
@@ -87,8 +89,27 @@ class Installation:
             *("--values", str(self.values), "--take-ownership", "--wait", "--timeout", "120s"),
         )
 
+    def new_space(self, prefix: str = "mod") -> str:
+        """A namespace of a test's own, which lets only restricted pods in."""
+        namespace = self.cluster.new_namespace(prefix, RESTRICTED)
+        self.spaces.append(namespace)
+        return namespace
+
+    def drop_space(self, namespace: str) -> None:
+        """Let a namespace go, without waiting for its end (`uninstall` does)."""
+        self.cluster.watched.discard(namespace)
+        self.cluster.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
+
     def uninstall(self) -> None:
-        """Remove the release; the CRDs stay."""
+        """Remove the release; the CRDs stay.
+
+        Namespaces go first: nobody would take off the finalizers in them, and the next operator would find them.
+        """
+        for namespace in self.spaces:
+            self.drop_space(namespace)
+        for namespace in self.spaces:
+            where = f"namespace/{namespace}"
+            self.cluster.kubectl("wait", "--for=delete", where, "--timeout=120s", check=False, timeout=150)
         self.cluster.helm("uninstall", NAME, "--namespace", self.core, "--wait", "--ignore-not-found")
 
     # -- resources

@@ -23,6 +23,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
+BUILD_TOOLS = {"uv", "watchfiles"}
+"""Of the development environment's tools, those in the builder stage of images; the second is for live updates."""
 LOCKS = ROOT / "requirements"
 HEADER = "# Resolved by `make lock` from the pyproject.toml files; do not edit.\n"
 OLDEST_PYTHON = "3.11"
@@ -96,7 +98,7 @@ def lock_inputs(root: Path = ROOT) -> dict[str, set[str]]:
     ]
     development = [Requirement(line) for line in workspace["dependency-groups"]["dev"]]
     inputs = {"dev": outside_requirements([*everything, *development], own) | build | {EDITABLE_INSTALLS}}
-    inputs["build"] = build | {str(r) for r in development if r.name == "uv"}
+    inputs["build"] = build | {str(r) for r in development if r.name in BUILD_TOOLS}
     for one in own.values():
         if one.folder.name not in LIBRARIES:
             inputs[one.folder.name] = outside_requirements([Requirement(one.name)], own)

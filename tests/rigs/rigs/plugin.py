@@ -1,0 +1,30 @@
+"""pytest plugin: one session fixture for each real server. Nothing is imported before a test asks for it.
+
+A new rig is a module beside this one and a fixture here::
+
+    @pytest.fixture(scope="session")
+    def redis_server() -> Iterator[str]:
+        from rigs import redis
+
+        with available(), redis.running() as server:
+            yield server.url
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from rigs import RigUnavailable
+from testcluster.switches import switched_on
+
+
+@contextmanager
+def available() -> Iterator[None]:
+    """Within the block, `RigUnavailable` skips the asking test; with `CI=true` it fails it."""
+    try:
+        yield
+    except RigUnavailable as error:
+        if switched_on("CI"):
+            pytest.fail(f"CI=true, and {error}", pytrace=False)
+        pytest.skip(str(error))

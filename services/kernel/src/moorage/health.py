@@ -23,13 +23,27 @@ class Health:
     draining: bool = False
     started: bool = False
     _pings: dict[str, Ping] = field(default_factory=dict)
+    _optional: set[str] = field(default_factory=set)
     _waiting: dict[str, str] = field(default_factory=dict)
+    _degraded: dict[str, str] = field(default_factory=dict)
     _last: tuple[float, dict[str, str]] = (0.0, {})
 
-    def register(self, name: str, ping: Ping) -> None:
-        """Ask *ping* whenever readiness is asked for; it raises if *name* cannot be used."""
+    def register(self, name: str, ping: Ping, *, required: bool = True) -> None:
+        """Ask *ping* whenever readiness is asked for; it raises if *name* cannot be used.
+
+        What is not *required* degrades the process when it is away: requests still come.
+        """
         self._pings[name] = ping
+        if not required:
+            self._optional.add(name)
         self._waiting.pop(name, None)
+
+    def degraded(self, name: str, why: str) -> None:
+        """Show that *name*, which requests can do without, does not work; an empty *why*: it does again."""
+        if why:
+            self._degraded[name] = why
+        else:
+            self._degraded.pop(name, None)
 
     def waiting(self, name: str, why: str) -> None:
         """Show that the start waits for *name*; an empty *why*: no longer."""
@@ -45,12 +59,14 @@ class Health:
             answers = await asyncio.gather(*(_ask(ping) for ping in self._pings.values()))
             problems = dict(zip(self._pings, answers, strict=True))
             self._last = (time.monotonic(), problems)
-        return {**problems, **self._waiting}
+        return {**problems, **self._degraded, **self._waiting}
 
     async def ready(self) -> tuple[bool, dict[str, str]]:
         """Whether requests should come here, and `check`'s answer."""
         problems = await self.check()
-        return self.started and not self.draining and not any(problems.values()), problems
+        tolerated = self._optional | (self._degraded.keys() - self._pings.keys())
+        down = any(problem for name, problem in problems.items() if name not in tolerated)
+        return self.started and not self.draining and not down, problems
 
 
 async def _ask(ping: Ping) -> str:

@@ -5,7 +5,7 @@ deadline.
 import asyncio
 import importlib
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,12 @@ import structlog
 from aiohttp import web
 
 from moorage import logs
+from moorage.assembly import Assembly, group_name
 from moorage.config import load
 from moorage.config.settings import Settings
 from moorage.health import Health
 from moorage.http.admin import create_admin
-from moorage.http.app import GUARD, HEALTH, METRICS, create_app, group_name
+from moorage.http.app import ASSEMBLY, GUARD, create_app
 from moorage.http.server import Runner, listen
 from moorage.lifecycle import Stop
 from moorage.module import DeclarationError, Module
@@ -48,7 +49,7 @@ class Running:
     @property
     def health(self) -> Health:
         """Its readiness."""
-        return self.app[HEALTH]
+        return self.app[ASSEMBLY].health
 
 
 def import_module(target: str) -> Module:
@@ -87,8 +88,10 @@ def settings_for(module: Module, overrides: Sequence[str] = ()) -> Settings:
 
 
 @asynccontextmanager
-async def running(module: Module, settings: Settings) -> AsyncIterator[Running]:
-    """Serve *module* for the length of the block.
+async def running(
+    module: Module, settings: Settings, *, overrides: Mapping[type, object] | None = None
+) -> AsyncIterator[Running]:
+    """Serve *module* for the length of the block; *overrides* stand in for what ports give, by type.
 
     The admin port answers before anything is waited for, so that a process that waits is alive and says for
     what.
@@ -97,11 +100,10 @@ async def running(module: Module, settings: Settings) -> AsyncIterator[Running]:
         DeclarationError, ConfigError, OSError: it cannot start.
     """
     server, admin = settings.server, settings.admin
-    app = create_app(module, settings)
-    health = app[HEALTH]
-    admin_runner = Runner(
-        create_admin(health, app[METRICS], app[GUARD]), idle_timeout=server.idle_timeout, shutdown_timeout=1.0
-    )
+    assembly = Assembly.of(module, settings, overrides)
+    app, health = create_app(assembly), assembly.health
+    admin_app = create_admin(health, assembly.metrics, app[GUARD])
+    admin_runner = Runner(admin_app, idle_timeout=server.idle_timeout, shutdown_timeout=1.0)
     runner = Runner(app, idle_timeout=server.idle_timeout, shutdown_timeout=_drain(settings))
     await admin_runner.setup()
     try:

@@ -9,9 +9,9 @@ from moorage.database.db import Db
 from moorage.guard.compiler import CompileError, compile_base
 from moorage.guard.conditions import ConditionError, compile_condition
 from moorage.http.binding import Bound, bind
-from moorage.http.request import Context
 from moorage.module import DeclarationError
 from moorage.module import Module as Code
+from moorage.scope import Scope
 from moorage.serve import ImportFailed, import_module
 from moorage_crds.manifests import ManifestSet, load
 from moorage_crds.problems import Problem, errors
@@ -152,5 +152,5 @@ def _problem(resource: Module | Route, field: str, message: str, mend: str = "")
     return Problem(source="", resource=label, field=field, message=message, mend=mend)
 
 
-async def _never(_: Context) -> object:
+async def _never(_: Scope) -> object:
     raise AssertionError("checking calls no handler")

@@ -34,7 +34,7 @@ def create_admin(health: Health, metrics: Metrics, policies: PolicyStatus) -> we
         elif not health.started:
             status = "starting"
         else:
-            status = "ready" if is_ready else "unready"
+            status = "unready" if not is_ready else "degraded" if any(problems.values()) else "ready"
         checks = {
             name: {"ok": False, "error": problem} if problem else {"ok": True}
             for name, problem in problems.items()

@@ -9,63 +9,56 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from moorage.config.settings import Settings
+from moorage.assembly import Assembly
 from moorage.guard.engine import Guard
 from moorage.guard.headers import TrustedProxies
 from moorage.guard.snapshot import CompiledRule
-from moorage.health import Health, NotReady
+from moorage.health import NotReady
 from moorage.http.binding import Bound, bind
 from moorage.http.body import expect_later
 from moorage.http.dispatch import Dispatcher
-from moorage.http.parameters import Resolver
-from moorage.http.request import Context
-from moorage.metrics import Metrics
-from moorage.module import Module
 
 log = structlog.get_logger("moorage.http")
 
-HEALTH: Final = web.AppKey("health", Health)
-METRICS: Final = web.AppKey("metrics", Metrics)
+ASSEMBLY: Final = web.AppKey("assembly", Assembly)
 GUARD: Final = web.AppKey("guard", Guard)
-SETTINGS: Final = web.AppKey("settings", Settings)
 
 
-def create_app(module: Module, settings: Settings) -> web.Application:
+def create_app(assembly: Assembly) -> web.Application:
     """Make the application; nothing is opened before it starts.
 
     Raises:
         DeclarationError: a handler cannot work.
-        ConfigError: a setting is missing.
     """
+    settings = assembly.settings
     place = settings.moorage
-    name = place.module or module.name
     app = web.Application(client_max_size=0)  # bodies are read by us, bounded by the rule
-    app[SETTINGS] = settings
-    app[HEALTH] = Health()
-    app[METRICS] = Metrics(module=name, version=place.version, revision=place.revision)
+    app[ASSEMBLY] = assembly
     app[GUARD] = Guard.from_folder(
-        Path(place.policy_dir), namespace=place.namespace, module=name, revision=place.revision or None
+        Path(place.policy_dir),
+        namespace=place.namespace,
+        module=assembly.name,
+        revision=place.revision or None,
     )
-    providers: dict[type, Resolver] = {}
-    if settings.database.dsn is not None:
-        providers |= _database(app, f"{place.namespace}/{name}")
-    handlers = bind(module, providers)
+    handlers = bind(assembly.module, assembly.providers)
+    app.cleanup_ctx.append(_opened)
     app.cleanup_ctx.append(_guarding(handlers))
     dispatcher = Dispatcher(
         guard=app[GUARD],
         handlers=handlers,
         settings=settings,
-        metrics=app[METRICS],
-        groups={} if module.config is None else {module.config: getattr(settings, group_name(module))},
+        metrics=assembly.metrics,
+        groups=assembly.groups,
         trusted=TrustedProxies(settings.server.trusted_proxies),
     )
     app.router.add_route("*", "/{target:.*}", dispatcher.answer, expect_handler=expect_later)
     return app
 
 
-def group_name(module: Module) -> str:
-    """The name of the module's own group of settings."""
-    return module.name.replace("-", "_")
+async def _opened(app: web.Application) -> AsyncIterator[None]:
+    """Every port, open."""
+    async with app[ASSEMBLY].opened():
+        yield
 
 
 def _guarding(handlers: Mapping[str, Bound]) -> Callable[[web.Application], AsyncIterator[None]]:
@@ -83,7 +76,7 @@ def _guarding(handlers: Mapping[str, Bound]) -> Callable[[web.Application], Asyn
             if not guard.ready:
                 raise NotReady(str(guard.status()["error"]))
 
-        app[HEALTH].register("policy", loaded)
+        app[ASSEMBLY].health.register("policy", loaded)
         watching = asyncio.create_task(guard.watch())
         yield
         watching.cancel()
@@ -97,32 +90,3 @@ def _unfit(handlers: Mapping[str, Bound], rule: CompiledRule) -> str | None:
     """Why no handler answers *rule*; None if one does."""
     bound = handlers.get(rule.name)
     return "it has no handler" if bound is None else bound.fits(rule.path) or None
-
-
-def _database(app: web.Application, name: str) -> dict[type, Resolver]:
-    """The database port: waited for at the start, a unit of work for each request that asks for a `Db`."""
-    # Here, because a module without a database should not carry SQLAlchemy (17 MiB).
-    from moorage.database.db import Db
-    from moorage.database.pool import Pool
-
-    pool = Pool(app[SETTINGS].database, name=name, observe=app[METRICS].queried)
-
-    async def context(app: web.Application) -> AsyncIterator[None]:
-        health = app[HEALTH]
-        await pool.wait(lambda why: health.waiting("database", why))
-        health.register("database", pool.ping)
-        yield
-        await pool.close()
-
-    async def unit(request: Context) -> object:
-        if Db not in request.found:
-            user = request.decision.user
-            db = await request.stack.enter_async_context(pool.unit(tenant=user.tenant_id if user else None))
-            request.found[Db] = db
-            request.before_answer.append(db.flush)
-            # Attributes that load lazily do so in a greenlet of SQLAlchemy's alone.
-            request.run = lambda make: db.session.run_sync(lambda _: make())
-        return request.found[Db]
-
-    app.cleanup_ctx.append(context)
-    return {Db: unit}

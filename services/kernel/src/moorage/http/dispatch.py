@@ -19,6 +19,7 @@ from moorage.http.faults import check_message, from_http_exception
 from moorage.http.request import Context, Limits
 from moorage.http.server import HSTS, SECURITY_HEADERS, error_response
 from moorage.metrics import UNMATCHED, Metrics
+from moorage.scope import current
 
 log = structlog.get_logger("moorage.http")
 access = structlog.get_logger("moorage.access")
@@ -80,13 +81,32 @@ class Dispatcher:
         limits = self._limits(decision)
         try:
             async with asyncio.timeout(limits.timeout) as deadline, AsyncExitStack() as stack:
-                context = Context(request, decision, limits, self.groups, stack)
-                response = await bound.run(context, self.guard)
+                response = await bound.run(self._context(request, decision, limits, stack), self.guard)
         except TimeoutError:
             if deadline.expired():
                 raise Timeout from None
             raise
         return response
+
+    def _context(
+        self, request: web.Request, decision: Decision, limits: Limits, stack: AsyncExitStack
+    ) -> Context:
+        user = decision.user
+        context = Context(
+            web=request,
+            decision=decision,
+            limits=limits,
+            stack=stack,
+            groups=self.groups,
+            trace=decision.trace,
+            request_id=decision.request_id,
+            tenant=user.tenant_id if user is not None else None,
+            caller=decision.caller,
+            deadline=asyncio.get_running_loop().time() + limits.timeout,
+        )
+        # aiohttp runs every request of a connection in one task: the next one replaces it.
+        current.set(context)
+        return context
 
     def _limits(self, decision: Decision) -> Limits:
         server, rule = self.settings.server, decision.rule

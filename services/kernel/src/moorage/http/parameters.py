@@ -29,9 +29,10 @@ from moorage.http.faults import invalid
 from moorage.http.request import Context, Request, facts
 from moorage.model import Query
 from moorage.module import DeclarationError, Function
+from moorage.scope import Provider
 
 Resolver = Callable[[Context], Awaitable[object]]
-Providers = Mapping[type, Resolver]
+Providers = Mapping[type, Provider]
 
 _PLURAL: Final = (list, tuple, set, frozenset)
 

@@ -1,9 +1,7 @@
 """What a handler may know of its request, and what the kernel keeps about it while it runs."""
 
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from aiohttp import web
@@ -11,6 +9,7 @@ from aiohttp import web
 from moorage.errors import BadRequest
 from moorage.guard.engine import Decision
 from moorage.guard.headers import has_identity, without_identity
+from moorage.scope import Scope
 
 _MAX_PARAMETERS = 100
 
@@ -43,24 +42,14 @@ class Limits:
     timeout: float
 
 
-@dataclass(slots=True)
-class Context:
-    """One request on its way through a handler.
-
-    ``stack`` holds what has to be finished after the handler (a unit of work commits, or rolls back on an
-    error) and before the answer is sent; ``flush`` runs before the answer is made, ``run`` makes it where
-    lazily loaded attributes can be read.
-    """
+@dataclass(slots=True, kw_only=True)
+class Context(Scope):
+    """One request on its way through a handler."""
 
     web: web.BaseRequest
     decision: Decision
     limits: Limits
-    groups: Mapping[type, object]
-    stack: AsyncExitStack
     resource: object = None
-    found: dict[type, object] = field(default_factory=dict)
-    before_answer: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
-    run: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None
     _query: dict[str, list[str]] | None = None
 
     @property

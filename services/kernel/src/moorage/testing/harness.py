@@ -13,13 +13,14 @@ import aiohttp
 from aiohttp import web
 from pydantic import SecretStr
 
+from moorage.assembly import group_name
 from moorage.config import load
 from moorage.database.migrations import Migrator, Options
 from moorage.guard import signing, tokens
 from moorage.guard.compiler import compile_base
 from moorage.guard.policy import BaseDocument, Issuer
 from moorage.health import Health
-from moorage.http.app import GUARD, HEALTH, group_name
+from moorage.http.app import ASSEMBLY, GUARD
 from moorage.module import Module
 from moorage.serve import Running, import_module, running
 from moorage.testing.client import Client
@@ -92,7 +93,7 @@ class ModuleHarness:
     @property
     def health(self) -> Health:
         """Its readiness."""
-        return self.app[HEALTH]
+        return self.app[ASSEMBLY].health
 
     @property
     def url(self) -> str:

@@ -1,0 +1,45 @@
+"""The database port: waited for at the start, a unit of work for each scope that asks for a `Db`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from moorage.assembly import Assembly
+from moorage.scope import Scope
+
+
+def attach(assembly: Assembly) -> None:
+    """Open the module's database, if it has one."""
+    if assembly.settings.database.dsn is None:
+        return
+    # Here, because a module without a database should not carry SQLAlchemy (17 MiB).
+    from moorage.database.db import Db
+    from moorage.database.pool import Pool
+
+    pool = Pool(
+        assembly.settings.database,
+        name=f"{assembly.namespace}/{assembly.name}",
+        observe=assembly.metrics.queried,
+    )
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[None]:
+        health = assembly.health
+        await pool.wait(lambda why: health.waiting("database", why))
+        health.register("database", pool.ping)
+        try:
+            yield
+        finally:
+            await pool.close()
+
+    async def unit(scope: Scope) -> object:
+        if Db not in scope.found:
+            db = await scope.stack.enter_async_context(pool.unit(tenant=scope.tenant))
+            scope.found[Db] = db
+            scope.before_answer.append(db.flush)
+            # Attributes that load lazily do so in a greenlet of SQLAlchemy's alone.
+            scope.run = lambda make: db.session.run_sync(lambda _: make())
+        return scope.found[Db]
+
+    assembly.share(Pool, pool)
+    assembly.resource("database", opened)
+    assembly.provide(Db, unit)

@@ -1,13 +1,14 @@
 """The module as its author declares it: handlers bound to rules by name."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from moorage.config.settings import Config
 
-Function = Callable[..., Awaitable[Any]]
+Function = Callable[..., Awaitable[Any] | AsyncIterator[Any]]
+"""``async def``, with ``return`` or, for answers that are sent piece by piece, with ``yield``."""
 F = TypeVar("F", bound=Function)
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")

@@ -38,8 +38,25 @@ _PLURAL: Final = (list, tuple, set, frozenset)
 
 
 @dataclass(frozen=True)
+class Value:
+    """A parameter with a plain type: of the path, or, where it has a default, of the query string."""
+
+    name: str
+    adapter: TypeAdapter[Any]
+    default: object = inspect.Parameter.empty
+
+    @property
+    def captured(self) -> bool:
+        """Whether the path has it."""
+        return self.default is inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
 class Signature:
-    """A handler or loader, understood: what each parameter gets, and what the path must capture for it."""
+    """A handler or loader, understood: what each parameter gets, and what the path must capture for it.
+
+    ``values`` and ``queries`` say the same as ``parameters``, for documents.
+    """
 
     function: Function
     parameters: Mapping[str, Resolver]
@@ -48,11 +65,14 @@ class Signature:
     provided: frozenset[type]
     needs_caller: bool
     returns: object
+    values: tuple[Value, ...] = ()
+    queries: tuple[type[Query], ...] = ()
 
     async def call(self, context: Context) -> Any:
         """Resolve the parameters in their order and call the function."""
         arguments = {name: await resolve(context) for name, resolve in self.parameters.items()}
-        return await self.function(**arguments)
+        result = self.function(**arguments)
+        return await result if inspect.isawaitable(result) else result
 
 
 def understand(function: Function, providers: Providers, *, resource: object = None) -> Signature:
@@ -66,7 +86,7 @@ def understand(function: Function, providers: Providers, *, resource: object = N
         DeclarationError: an annotation is missing or of no use; the text names function and parameter.
     """
     where = f"{function.__module__}.{function.__qualname__}"
-    if not inspect.iscoroutinefunction(function):
+    if not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
         raise DeclarationError(f"{where} must be `async def`")
     try:
         hints = typing.get_type_hints(function, include_extras=True)
@@ -89,6 +109,8 @@ def understand(function: Function, providers: Providers, *, resource: object = N
         provided=frozenset(reading.provided),
         needs_caller=reading.needs_caller,
         returns=hints.get("return", NoneType),
+        values=tuple(reading.values),
+        queries=tuple(reading.queries),
     )
 
 
@@ -101,6 +123,8 @@ class _Reading:
         self.resource = resource
         self.parameters: dict[str, Resolver] = {}
         self.captures: set[str] = set()
+        self.values: list[Value] = []
+        self.queries: list[type[Query]] = []
         self.body: type[BaseModel] | None = None
         self.body_name = ""
         self.provided: set[type] = set()
@@ -118,10 +142,13 @@ class _Reading:
             self.parameters[name] = found
         elif default is inspect.Parameter.empty:
             self.captures.add(name)
-            self.parameters[name] = _capture(name, self._adapter(name, annotation))
+            adapter = self._adapter(name, annotation)
+            self.values.append(Value(name, adapter))
+            self.parameters[name] = _capture(name, adapter)
         else:
             plural = typing.get_origin(kind) in _PLURAL
             adapter = self._adapter(name, annotation)
+            self.values.append(Value(name, adapter, default))
             self.parameters[name] = _query_parameter(name, adapter, default, plural=plural)
 
     def _by_class(self, name: str, kind: type) -> Resolver | None:
@@ -133,6 +160,7 @@ class _Reading:
         if issubclass(kind, Config):
             return _group(kind)
         if issubclass(kind, Query):
+            self.queries.append(kind)
             return _query_model(kind)
         if issubclass(kind, BaseModel):
             if self.body is not None:

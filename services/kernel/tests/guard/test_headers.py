@@ -80,7 +80,8 @@ TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
     [
         (f"00-{TRACE}-{SPAN}-01", "01"),
         (f"00-{TRACE}-{SPAN}-00", "00"),
-        (f"00-{TRACE}-{SPAN}-03", "01"),
+        (f"00-{TRACE}-{SPAN}-03", "03"),
+        (f"00-{TRACE}-{SPAN}-ff", "03"),
         (f"cc-{TRACE}-{SPAN}-01-what-the-future-brings", "01"),
     ],
 )

@@ -10,13 +10,16 @@ from typing import Final
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from moorage import trace as traces
+from moorage.trace import Trace as Trace  # part of what a request's headers say
+
 Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 
 USER_HEADER: Final = "X-Moorage-User"
 TENANT_HEADER: Final = "X-Moorage-Tenant"
 ROLES_HEADER: Final = "X-Moorage-Roles"
 REQUEST_ID_HEADER: Final = "X-Request-ID"
-TRACEPARENT_HEADER: Final = "traceparent"
+TRACEPARENT_HEADER: Final = traces.TRACEPARENT
 
 _IDENTITY_PREFIXES: Final = (
     "x-moorage-",
@@ -45,8 +48,6 @@ _IDENTITY: Final = frozenset(
     }
 )  # fmt: skip
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-_MAX_TRACESTATE: Final = 512
 _MAX_HOPS: Final = 32
 
 
@@ -84,41 +85,16 @@ def request_id(headers: Headers) -> str:
     return os.urandom(16).hex()
 
 
-@dataclass(slots=True)
-class Trace:
-    """The request's place in a trace (W3C Trace Context): this hop's span below the caller's.
-
-    ``parent_id`` is the caller's span, ``None`` where the trace begins here.
-    """
-
-    trace_id: str
-    span_id: str
-    parent_id: str | None
-    flags: str
-    state: str = ""
-
-    @property
-    def traceparent(self) -> str:
-        """The header for the next hop, with this hop's span as parent."""
-        return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
-
-
 def trace(headers: Headers) -> Trace:
-    """Continue the caller's trace, or begin one; a malformed ``traceparent`` counts as none, as W3C has it."""
-    given = headers.get(TRACEPARENT_HEADER)
-    if given is not None:
-        match = _TRACEPARENT.fullmatch(given)
-        if match is not None:
-            version, trace_id, parent_id, flags, more = match.groups()
-            fits = version != "ff" and (more is None or version != "00")
-            if fits and trace_id.strip("0") and parent_id.strip("0"):
-                state = ",".join(headers.getall("tracestate", ()))
-                state = state if len(state) <= _MAX_TRACESTATE else ""
-                return Trace(
-                    trace_id, os.urandom(8).hex(), parent_id, "01" if int(flags, 16) & 1 else "00", state
-                )
-    random = os.urandom(24).hex()
-    return Trace(random[:32], random[32:], None, "01")
+    """Continue the caller's trace with a span of this hop, or begin one; a malformed ``traceparent`` counts as
+    none, as W3C has it, and so does one that was sent twice.
+    """
+    given = headers.getall(traces.TRACEPARENT, None)
+    if given is not None and len(given) == 1:
+        caller = traces.parse(given[0], headers.getall(traces.TRACESTATE, ()))
+        if caller is not None:
+            return caller.child()
+    return traces.new()
 
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -25,6 +25,9 @@ class Config(BaseModel):
 class Place(Config):
     """Who and where this process is; set by the platform (group ``moorage``, variables ``MOORAGE_…``)."""
 
+    installation: str = Field(
+        "moorage", description="The installation's name: prefix of topics and of keys in caches."
+    )
     namespace: str = Field("default", description="The Module's namespace.")
     module: str | None = Field(None, description="The Module's name; None: the name that the code gives.")
     version: str = Field("0.0.0", description="The Module's version, for logs and metrics.")
@@ -84,6 +87,62 @@ class Database(Config):
     migration_wait: Duration = Field(300.0, description="Longest wait for another migrator of the schema.")
 
 
+class Redis(Config):
+    """Redis, for the cache and for limits that hold across processes."""
+
+    url: SecretStr | None = Field(
+        None, description="redis://user:password@host:port/database (rediss://, unix:// as well); None: none."
+    )
+
+
+class Cache(Config):
+    """The cache: kept in this process's memory, or in Redis."""
+
+    enabled: bool = Field(True, description="false: nothing is remembered, everything is computed.")
+    backend: Literal["auto", "memory", "redis"] = Field(
+        "auto", description="auto: Redis where redis.url is set, else memory."
+    )
+    ttl: Duration = Field(300.0, gt=0, description="How long an entry counts, if the code does not say.")
+    max_value: int = Field(1024 * 1024, ge=1, description="Largest entry in bytes; larger ones are not kept.")
+    max_entries: int = Field(10_000, ge=1, description="Entries at most, in memory.")
+    max_bytes: int = Field(16 * 1024 * 1024, ge=1, description="Bytes of entries at most, in memory.")
+    timeout: Duration = Field(0.1, gt=0, description="Longest wait for Redis; then it goes on without.")
+    max_connections: int = Field(20, ge=1, le=1000, description="Connections to Redis at most, per process.")
+    lease: Duration = Field(
+        5.0, ge=0.1, description="How long other processes wait for one that died while it computed an entry."
+    )
+
+
+class Client(Config):
+    """Calls to other modules."""
+
+    timeout: Duration = Field(
+        10.0, gt=0, description="Longest call, retries included, if the code says no less."
+    )
+    connect_timeout: Duration = Field(1.0, gt=0, description="Longest time for a new connection.")
+    retries: int = Field(2, ge=0, le=10, description="Further tries of a call that may be repeated.")
+    retry_ratio: float = Field(
+        0.1, ge=0, le=1, description="Retries at most for each call to a target, over all calls."
+    )
+    max_connections: int = Field(50, ge=1, le=10_000, description="Calls under way at once, per target.")
+    max_waiting: int = Field(
+        100, ge=0, le=100_000, description="Calls that wait for their turn, per target; more are refused."
+    )
+    max_body: int = Field(10 * 1024 * 1024, ge=1, description="Largest answer in bytes, unpacked.")
+    breaker_ratio: float = Field(
+        0.5, gt=0, le=1, description="Part of failed calls at which a target is left alone for a while."
+    )
+    breaker_calls: int = Field(20, ge=1, description="Calls in the window before that part means anything.")
+    breaker_window: Duration = Field(10.0, ge=1, description="The time that is looked back at.")
+    breaker_pause: Duration = Field(5.0, gt=0, description="How long it is left alone at first.")
+    registry: str | None = Field(
+        None, description="Where modules are, as JSON: name to URL, or a file of that; None: cluster DNS."
+    )
+    token_file: str = Field(
+        "/var/run/secrets/moorage/token", description="The module's own token, read anew when it changes."
+    )
+
+
 class Logging(Config):
     """What is logged, and how."""
 
@@ -107,6 +166,9 @@ class Settings(BaseModel):
     server: Server = Server()
     admin: Admin = Admin()
     database: Database = Database()
+    redis: Redis = Redis()
+    cache: Cache = Cache()
+    client: Client = Client()
     logging: Logging = Logging()
 
     @property

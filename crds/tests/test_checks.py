@@ -1,6 +1,6 @@
 """Checks between resources."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -36,8 +36,6 @@ class TestUnsupported:
         [
             ({"autoscaling": {"max": 3}}, "spec.autoscaling"),
             ({"podTemplate": {"spec": {}}}, "spec.podTemplate"),
-            ({"database": {}, "events": {"publishes": ["blog.post.made"]}}, "spec.events.publishes"),
-            ({"events": {"subscribes": [{"type": "user.created"}]}}, "spec.events.subscribes"),
             ({"jobs": [{"name": "tidy"}]}, "spec.jobs"),
             ({"database": {"approval": "manual"}}, "spec.database.approval"),
             (
@@ -97,7 +95,7 @@ class TestUnsupported:
                 {"module": "moorage"},
             ],
             database={"migrations": "none", "approval": "auto", "onDelete": "Drop"},
-            events={},
+            events={"publishes": ["blog.post.made"], "subscribes": [{"type": "user.created"}]},
             sidecar="always",
         )
         rule = {"name": "r", "path": "/", "methods": ["GET"], "permission": "blog.a.b", "timeout": "5s"}
@@ -299,3 +297,61 @@ def test_problems_are_json_and_one_line() -> None:
     assert problem.as_dict()["severity"] == "error"
     assert "\n" not in str(problem)
     assert str(problem).startswith("Permission default/gone.a.b: metadata.name: names the Module")
+
+
+class TestEvents:
+    """What a Module needs for its events, and whose a topic is."""
+
+    publishing: ClassVar[dict[str, Any]] = {
+        "app": "blog:module",
+        "database": {},
+        "events": {"publishes": ["blog.post.created", "blog.post.published"]},
+    }
+
+    def test_a_module_with_app_and_database_may_have_them(self) -> None:
+        events = {"publishes": ["blog.post.created"], "subscribes": [{"type": "platform.user.deleted"}]}
+        assert errors(checks.check_module(module(**self.publishing | {"events": events}), [])) == []
+
+    @pytest.mark.parametrize(
+        ("change", "field", "reason"),
+        [
+            ({"app": None}, "spec.events", "NotSupported"),
+            ({"database": {"migrations": "none"}}, "spec.events", "Invalid"),
+            (
+                {"database": None, "events": {"subscribes": [{"type": "user.made"}]}},
+                "spec.events.subscribes",
+                "Invalid",
+            ),
+            ({"events": {"publishes": ["platform.user.made"]}}, "spec.events.publishes[0]", "Invalid"),
+        ],
+    )
+    def test_what_they_need(self, change: dict[str, Any], field: str, reason: str) -> None:
+        (problem,) = errors(checks.check_module(module(**self.publishing | change), []))
+        assert (problem.field, problem.reason) == (field, reason)
+        assert problem.mend
+
+    def test_the_platforms_types_are_published_in_the_core_namespace(self) -> None:
+        core = module(
+            "identity", "core", **self.publishing | {"events": {"publishes": ["platform.user.made"]}}
+        )
+        assert errors(checks.check_module(core, [], core_namespace="core")) == []
+
+    def test_a_topic_belongs_to_one_module_of_a_namespace(self) -> None:
+        """Also where the two publish different types of it: their order would be lost."""
+        other = module(
+            "shop", **self.publishing | {"events": {"publishes": ["blog.tag.made", "blog.post.made"]}}
+        )
+        elsewhere = module("blog", "staging", **self.publishing)
+        problems = errors(checks.check([module(**self.publishing), other, elsewhere], [], []))
+        assert [(problem.resource, problem.field) for problem in problems] == [
+            ("Module default/shop", "spec.events.publishes[1]")
+        ]
+        assert "`blog.post`" in problems[0].message
+        assert "Module default/blog" in problems[0].message
+
+    def test_a_subscription_to_a_misspelt_type_is_pointed_out(self) -> None:
+        listening = {"subscribes": [{"type": "blog.post.publishd"}, {"type": "shop.order.made"}]}
+        mail = module("mail", **self.publishing | {"events": listening})
+        (problem,) = checks.check([module(**self.publishing), mail], [], [])
+        assert (problem.field, problem.severity) == ("spec.events.subscribes[0].type", "warning")
+        assert "blog.post.published" in problem.mend

@@ -64,6 +64,7 @@ def test_a_pods_files_are_where_every_part_expects_them(blog: ModulePlan) -> Non
 def test_a_pods_variables_have_the_names_that_the_kernel_reads(blog: ModulePlan) -> None:
     found = variables(pod(blog)["containers"][0])
     assert {name: found[name] for name in found if name.startswith("MOORAGE_")} == {
+        "MOORAGE_INSTALLATION": "moorage",
         "MOORAGE_NAMESPACE": "default",
         "MOORAGE_MODULE": "blog",
         "MOORAGE_VERSION": "0.1.0",

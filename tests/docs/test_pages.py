@@ -282,8 +282,6 @@ def has_field(model: object, path: list[str]) -> bool:
 LATER = {
     "spec.autoscaling": "autoscaling",
     "spec.podTemplate": "podTemplate",
-    "spec.events.publishes": "events",
-    "spec.events.subscribes": "events",
     "spec.jobs": "jobs",
     "spec.database.approval": "manual approval of migrations",
     "spec.dependencies[].namespace": "dependencies across namespaces",

@@ -6,6 +6,7 @@ functions: `unsupported`, `check_module`, `check_route`, `check_permission`, `cl
 
 from collections.abc import Iterable
 
+from moorage_crds.checks import events
 from moorage_crds.checks.claims import Claim, Claims, claims, places
 from moorage_crds.checks.modules import check_module
 from moorage_crds.checks.permissions import check_permission
@@ -49,6 +50,7 @@ def check(
         found += unsupported(resource)
     for module in modules:
         found += check_module(module, modules, platform_version=platform_version)
+    found += events.check_among(modules)
     for route in routes:
         found += check_route(route, modules, permissions, routes)
     for permission in permissions:

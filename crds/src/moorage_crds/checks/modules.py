@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from moorage_crds import versions
+from moorage_crds.checks import events
 from moorage_crds.explain import nearest_name
 from moorage_crds.problems import Problem, Reason, Severity
 from moorage_crds.v1alpha1 import Module
@@ -14,14 +15,19 @@ Key = tuple[str, str]
 
 
 def check_module(
-    module: Module, others: Iterable[Module], *, platform_version: str = versions.PLATFORM_VERSION
+    module: Module,
+    others: Iterable[Module],
+    *,
+    platform_version: str = versions.PLATFORM_VERSION,
+    core_namespace: str = events.CORE_NAMESPACE,
 ) -> list[Problem]:
     """What is wrong with `module` among `others` (which may hold it too).
 
     `platform_version` is what dependencies on the platform are compared with.
     """
     known = {other.key: other for other in (*others, module)}
-    found = [*_environment(module), *_exposure(module)]
+    needs = events.check_needs(module, core_namespace=core_namespace)
+    found = [*_environment(module), *_exposure(module), *needs]
     for index, dependency in enumerate(module.spec.dependencies):
         field = f"spec.dependencies[{index}]"
         if dependency.module in PLATFORM_NAMES:

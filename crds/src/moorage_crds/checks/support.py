@@ -43,8 +43,6 @@ def _for_rules(field: str, mend: str = "remove it") -> tuple[NotYet, NotYet]:
 NOT_YET: tuple[NotYet, ...] = (
     NotYet("Module", "spec.autoscaling", "set `replicas`"),
     NotYet("Module", "spec.podTemplate"),
-    NotYet("Module", "spec.events.publishes"),
-    NotYet("Module", "spec.events.subscribes"),
     NotYet("Module", "spec.jobs"),
     NotYet("Module", "spec.database.approval", "use `approval: auto`", _is("manual")),
     NotYet(

@@ -1,5 +1,6 @@
 """Parts that the pods of a module share: security, environment, mounted files, resources."""
 
+import json
 from typing import Any, Final
 
 from moorage_crds.v1alpha1 import Module
@@ -58,6 +59,7 @@ def secret_variable(name: str, secret: str, key: str) -> Manifest:
 def identity(module: Module, settings: PlatformSettings) -> dict[str, str]:
     """The variables by which a process knows what it is and where its files are."""
     return {
+        "MOORAGE_INSTALLATION": settings.installation,
         "MOORAGE_NAMESPACE": module.metadata.namespace or "default",
         "MOORAGE_MODULE": module.metadata.name,
         "MOORAGE_VERSION": module.spec.version,
@@ -70,15 +72,29 @@ def identity(module: Module, settings: PlatformSettings) -> dict[str, str]:
 
 def platform_variables(module: Module, settings: PlatformSettings) -> dict[str, str]:
     """Where the installation's services are; only what is set."""
+    kafka = settings.kafka
     wanted = {
         "REDIS_URL": settings.redis.url,
-        "KAFKA_BROKERS": settings.kafka.brokers,
+        "KAFKA_BROKERS": kafka.brokers,
+        "KAFKA_PARTITIONS": str(kafka.partitions) if kafka.brokers else None,
+        "KAFKA_REPLICATION": str(kafka.replication) if kafka.brokers else None,
         "OTEL_EXPORTER_OTLP_ENDPOINT": settings.otlp.endpoint,
         "OTEL_SERVICE_NAME": f"{module.metadata.namespace}/{module.metadata.name}"
         if settings.otlp.endpoint
         else None,
     }
-    return {name: value for name, value in wanted.items() if value is not None}
+    return {name: value for name, value in wanted.items() if value is not None} | _events(module)
+
+
+def _events(module: Module) -> dict[str, str]:
+    """What the module declared about events, which its process is held to: JSON, as settings read lists."""
+    events = module.spec.events
+    if events is None:
+        return {}
+    return {
+        "EVENTS_PUBLISHES": json.dumps(events.publishes),
+        "EVENTS_SUBSCRIBES": json.dumps([one.model_dump(mode="json") for one in events.subscribes]),
+    }
 
 
 def user_variables(module: Module) -> dict[str, str]:

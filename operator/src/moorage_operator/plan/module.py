@@ -55,7 +55,10 @@ def plan_module(
     settings: PlatformSettings,
 ) -> ModulePlan:
     """Plan *module* with its *routes* and *permissions* (those of its namespace that name it)."""
-    problems = [*checks.unsupported(module), *checks.check_module(module, world.others)]
+    problems = [
+        *checks.unsupported(module),
+        *checks.check_module(module, world.others, core_namespace=settings.core_namespace),
+    ]
     found = of_problems(problems) + _installation_refusals(module, settings)
     permission_refusals = {
         permission.metadata.name: of_problems(

@@ -54,7 +54,7 @@ class DatabaseSettings(_Group):
 
 
 class RedisSettings(_Group):
-    """Passed to modules as `REDIS_URL`; nothing uses it in this release."""
+    """Passed to modules as `REDIS_URL`: their caches."""
 
     url: Annotated[str | None, Field(max_length=1024)] = None
 
@@ -62,9 +62,15 @@ class RedisSettings(_Group):
 
 
 class KafkaSettings(_Group):
-    """Passed to modules as `KAFKA_BROKERS`; nothing uses it in this release."""
+    """Passed to modules as `KAFKA_…`: with brokers, events go through Kafka, else through the database."""
 
     brokers: Annotated[str | None, Field(max_length=4096)] = None
+    partitions: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=8, description="Of each topic when it is made."
+    )
+    replication: Annotated[int, Field(ge=1, le=9)] = Field(
+        default=1, description="Copies of each topic when it is made; in production 3."
+    )
 
 
 class OtlpSettings(_Group):

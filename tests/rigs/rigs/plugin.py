@@ -28,3 +28,12 @@ def available() -> Iterator[None]:
         if switched_on("CI"):
             pytest.fail(f"CI=true, and {error}", pytrace=False)
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """The URL of a real Redis. Everybody shares it: nobody may stop it or remove what is not his."""
+    from rigs import redis
+
+    with available(), redis.running() as server:
+        yield server.url

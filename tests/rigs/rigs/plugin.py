@@ -37,3 +37,15 @@ def redis_server() -> Iterator[str]:
 
     with available(), redis.running() as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """``host:port`` of a real Kafka broker. Everybody shares it: use topics and groups of your own names.
+
+    A test that kills or secures its broker starts one with `rigs.kafka.running`.
+    """
+    from rigs import kafka
+
+    with available(), kafka.running(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker.bootstrap

@@ -32,6 +32,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
+from moorage.database import platform
 from moorage.database.pool import new_engine
 
 VERSION_TABLE: Final = "alembic_version"
@@ -127,6 +128,7 @@ class Migrator:
         script = self._script()
         with _explained():
             async with self._connection() as connection, self._lock(connection):
+                await platform.converge(connection)
                 await connection.run_sync(self._upgrade, script)
                 await self._record(connection, script.get_current_head())
                 return await connection.run_sync(self._status, script)
@@ -151,6 +153,7 @@ class Migrator:
             )
             if self.options.schema is not None:
                 out.write(f"SET search_path = {_quoted(self.options.schema)};\n\n")
+            out.write(f"BEGIN;\n\n{platform.script()}\nCOMMIT;\n\n")
             environment.run_migrations()
 
     # -- the scripts

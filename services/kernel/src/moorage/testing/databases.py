@@ -16,7 +16,8 @@ from sqlalchemy import Connection, MetaData
 from sqlalchemy.pool import NullPool
 
 from moorage.database.embedded import EmbeddedPostgres
-from moorage.database.migrations import RECORD_TABLE, VERSION_TABLE
+from moorage.database.migrations import VERSION_TABLE
+from moorage.database.platform import PREFIX
 from moorage.database.pool import new_engine
 
 
@@ -116,7 +117,7 @@ async def schema_differences(database: SchemaDatabase, metadata: MetaData) -> li
 
 def _context(connection: Connection) -> MigrationContext:
     def ours(name: str | None, kind: str, _: object) -> bool:
-        return not (kind == "table" and name in {VERSION_TABLE, RECORD_TABLE})
+        return not (kind == "table" and name is not None and name.startswith((VERSION_TABLE, PREFIX)))
 
     options = {"compare_type": True, "compare_server_default": False, "include_name": ours}
     return MigrationContext.configure(connection, opts=options)

@@ -53,12 +53,12 @@ class Workspace:
                     f"spec.secretRefs: there is no Secret {reference.name!r} here; put its keys as files into {source}/"
                 )
 
-    def serve(self, port: int, admin_port: int, database: Mapping[str, str]) -> Launch:
-        """The serving process on its two loopback ports; *database* holds ``DATABASE_…`` variables."""
+    def serve(self, port: int, admin_port: int, given: Mapping[str, str]) -> Launch:
+        """The serving process on its two loopback ports; *given*: where its database and other modules are."""
         spec = self._module.module.spec
         label, folder = self._module.label, self._module.folder
         if spec.app is not None:
-            env = self._environment(database) | {
+            env = self._environment(given) | {
                 "SERVER_HOST": LOOPBACK,
                 "SERVER_PORT": str(port),
                 "ADMIN_HOST": LOOPBACK,
@@ -67,7 +67,7 @@ class Workspace:
             return launches.moorage(
                 label, "serve", spec.app, *spec.args, env=env, cwd=folder, path=self._module.import_path
             )
-        env = self._environment(database) | {"HOST": LOOPBACK, "PORT": str(port)}
+        env = self._environment(given) | {"HOST": LOOPBACK, "PORT": str(port)}
         found = program(self._module) or spec.command[0]
         rest = [launches.expand(text, env) for text in (*spec.command[1:], *spec.args)]
         return Launch(name=label, argv=(found, *rest), env=env, cwd=folder)
@@ -85,7 +85,7 @@ class Workspace:
             path=self._module.import_path,
         )
 
-    def _environment(self, database: Mapping[str, str]) -> dict[str, str]:
+    def _environment(self, given: Mapping[str, str]) -> dict[str, str]:
         """As in the pod: the platform's names win over `spec.env`, and that over the developer's shell."""
         module = self._module.module
         return {
@@ -95,7 +95,7 @@ class Workspace:
             **container.identity(module, self._settings),
             **container.platform_variables(module, self._settings),
             **pod.schema_variable(module, self._settings),
-            **database,
+            **given,
             "MOORAGE_REVISION": self.revision,
             "MOORAGE_CONFIG_DIR": str(self._config),
             "MOORAGE_SECRETS_DIR": str(self._mounted),

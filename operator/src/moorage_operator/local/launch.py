@@ -6,9 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-PLATFORM_PREFIXES: Final = ("MOORAGE_", "DATABASE_", "SERVER_", "ADMIN_", "UPSTREAM_", "GATEWAY_")
+PLATFORM_PREFIXES: Final = (
+    "MOORAGE_",
+    "DATABASE_",
+    "SERVER_",
+    "ADMIN_",
+    "UPSTREAM_",
+    "GATEWAY_",
+    "EVENTS_",
+    "KAFKA_",
+    "CLIENT_",
+)
 ENTRY: Final = "moorage.cli:main"
-PLATFORM_NAMES: Final = frozenset({"HOST", "PORT", "REDIS_URL", "KAFKA_BROKERS"})
+PLATFORM_NAMES: Final = frozenset({"HOST", "PORT", "REDIS_URL"})
 
 
 @dataclass(frozen=True)

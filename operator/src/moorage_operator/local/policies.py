@@ -9,6 +9,7 @@ from moorage.guard.compiler import compile_base
 from moorage.guard.policy import BASE_FILE, BaseDocument, Issuer, parse_document
 from moorage_operator.local.catalog import LocalModule
 from moorage_operator.local.state import State, write_private
+from moorage_operator.plan.container import MODULE_AUDIENCE
 from moorage_operator.plan.settings import PlatformSettings
 
 
@@ -17,8 +18,10 @@ class Policies:
 
     def __init__(self, state: State, settings: PlatformSettings) -> None:
         self._state = state
+        self._settings = settings
         self._policy_key = _key(state.policy_key, signing.new_key)
         token_key = _key(state.token_key, tokens.new_es256_key)
+        self._module_key = _key(state.module_key, tokens.new_es256_key)
         self._issuers = (
             Issuer(
                 issuer=settings.issuer,
@@ -27,6 +30,24 @@ class Policies:
                 keys=[tokens.public_jwk(token_key)],
                 subject="user",
             ),
+            Issuer(
+                issuer=_module_issuer(settings),
+                audiences=[MODULE_AUDIENCE],
+                algorithms=["ES256"],
+                keys=[tokens.public_jwk(self._module_key)],
+                subject="module",
+            ),
+        )
+
+    def module_token(self, module: LocalModule, lifetime_s: int) -> str:
+        """A token by which *module* proves to others who it is, as its service account's does on a cluster."""
+        return tokens.issue_module_token(
+            self._module_key,
+            issuer=_module_issuer(self._settings),
+            audience=MODULE_AUDIENCE,
+            namespace=module.namespace,
+            module=module.module.metadata.name,
+            lifetime_s=lifetime_s,
         )
 
     def folder(self, module: LocalModule) -> Path:
@@ -59,6 +80,10 @@ class Policies:
             return None
         signing.write_folder(self.folder(module), document, self._policy_key)
         return document.sequence
+
+
+def _module_issuer(settings: PlatformSettings) -> str:
+    return f"{settings.issuer}/modules"
 
 
 def _content(document: BaseDocument) -> bytes:

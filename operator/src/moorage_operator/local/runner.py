@@ -15,6 +15,7 @@ from moorage_operator.local.console import Console
 from moorage_operator.local.environment import Workspace
 from moorage_operator.local.launch import Launch
 from moorage_operator.local.logs import Log, Sink
+from moorage_operator.local.neighbours import Neighbours
 from moorage_operator.local.policies import Policies
 from moorage_operator.local.ports import LOOPBACK, Ports, is_free
 from moorage_operator.local.processes import Zygote
@@ -47,6 +48,7 @@ class Platform:
     zygote: Zygote
     storage: Storage
     policies: Policies
+    neighbours: Neighbours
     ports: Ports
     http: aiohttp.ClientSession
     view: Sink
@@ -193,7 +195,8 @@ class Runner:
                 self._platform.console.warn(
                     f"{self.module.label}: {what} {port} is in use, taking {getattr(self, name)}"
                 )
-        return self._workspace.serve(self.port, self.admin_port, self._database)
+        around = self._platform.neighbours.environment(self.module)
+        return self._workspace.serve(self.port, self.admin_port, {**self._database, **around})
 
     async def _probe(self) -> str | None:
         spec = self.module.module.spec

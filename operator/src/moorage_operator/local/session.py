@@ -15,6 +15,7 @@ from moorage_operator.local.catalog import Catalog, LocalModule
 from moorage_operator.local.console import Console
 from moorage_operator.local.edge import GatewayFiles, Upstream
 from moorage_operator.local.logs import Log
+from moorage_operator.local.neighbours import Neighbours
 from moorage_operator.local.policies import Policies
 from moorage_operator.local.ports import FIRST_ADMIN_PORT, FIRST_MODULE_PORT, LOOPBACK, Ports, owner
 from moorage_operator.local.processes import Zygote
@@ -24,7 +25,7 @@ from moorage_operator.local.state import State
 from moorage_operator.local.storage import Storage
 from moorage_operator.plan.pod import Guarding, guarding
 
-_STORAGE_CHECK_S: Final = 1.0
+_CHECK_S: Final = 1.0
 _REQUEST_TIMEOUT: Final = aiohttp.ClientTimeout(total=5.0)
 
 
@@ -63,12 +64,14 @@ class Session:
         self.view = LogView(console)
         self._gateway_view = LogView(console, self._gateway_decides)
         ports = Ports({gateway_port})
+        policies = Policies(state, SETTINGS)
         self._platform = Platform(
             state=state,
             console=console,
             zygote=Zygote(),
             storage=Storage(state.postgres, SETTINGS),
-            policies=Policies(state, SETTINGS),
+            policies=policies,
+            neighbours=Neighbours(state, policies),
             ports=ports,
             http=aiohttp.ClientSession(),
             view=self.view,
@@ -117,7 +120,7 @@ class Session:
             self.update_gateway()
             await self._gateway.start()
         self._serving = True
-        self._keeper = asyncio.create_task(self._keep_storage(), name="keep PostgreSQL")
+        self._keeper = asyncio.create_task(self._keep(), name="keep what modules need")
 
     async def add(self, modules: Sequence[LocalModule]) -> None:
         """Prepare and start more modules."""
@@ -145,8 +148,9 @@ class Session:
         await runner.close()
 
     def update_gateway(self) -> bool:
-        """Rewrite the gateway's configuration; whether it changed."""
+        """Write down anew where modules answer; whether the gateway's configuration changed."""
         policies = self._platform.policies
+        self._platform.neighbours.publish((runner.module, runner.url) for runner in self.runners.values())
         return self._gateway_files.write(
             [
                 Upstream(runner.module, runner.port, policies.folder(runner.module))
@@ -244,10 +248,11 @@ class Session:
         self.record()
         self.console.done("PostgreSQL is up", time.monotonic() - began)
 
-    async def _keep_storage(self) -> None:
-        """Start PostgreSQL again when somebody killed it; modules reconnect by themselves."""
+    async def _keep(self) -> None:
+        """Renew tokens, and start PostgreSQL again when somebody killed it; modules reconnect by themselves."""
         while True:
-            await asyncio.sleep(_STORAGE_CHECK_S)
+            await asyncio.sleep(_CHECK_S)
+            self._platform.neighbours.renew(runner.module for runner in self.runners.values())
             try:
                 recovered = await self._platform.storage.recover()
             except EmbeddedError as error:

@@ -46,6 +46,7 @@ class State:
         self.secrets = self.root / "secrets"
         self.policy_key = self.keys / "policy.pem"
         self.token_key = self.keys / "token.pem"
+        self.module_key = self.keys / "module.pem"
 
     def create(self) -> None:
         """Make the folders, private to this user; raises `StateError` for a folder that is not Moorage's."""

@@ -16,6 +16,8 @@ CONFIG_DIR: Final = "/etc/moorage/config"
 SECRETS_DIR: Final = "/etc/moorage/secrets"
 POLICY_DIR: Final = "/etc/moorage/policy"
 TOKEN_DIR: Final = "/var/run/secrets/moorage"  # noqa: S105 - a folder
+MODULE_AUDIENCE: Final = "moorage"
+"""The audience of modules' own tokens."""
 TOKEN_LIFETIME: Final = 3600
 """Seconds; kubelet renews it at 80 %."""
 SCRATCH_LIMIT: Final = "256Mi"
@@ -163,7 +165,11 @@ def policy_volume(module: str) -> tuple[Manifest, Manifest]:
 def token_volume() -> tuple[Manifest, Manifest]:
     """Volume and mount of the token by which a module proves to others who it is; worthless at the Kubernetes API."""
     source = {
-        "serviceAccountToken": {"audience": "moorage", "expirationSeconds": TOKEN_LIFETIME, "path": "token"}
+        "serviceAccountToken": {
+            "audience": MODULE_AUDIENCE,
+            "expirationSeconds": TOKEN_LIFETIME,
+            "path": "token",
+        }
     }
     return (
         {"name": "token", "projected": {"sources": [source]}},

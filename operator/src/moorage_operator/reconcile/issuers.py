@@ -8,11 +8,11 @@ from typing import Any, Final
 from moorage.guard import tokens
 from moorage.guard.policy import Issuer
 from moorage_operator.apply.client import ApiError, Cluster
+from moorage_operator.plan.container import MODULE_AUDIENCE
 from moorage_operator.plan.settings import PlatformSettings
 from moorage_operator.reconcile.signing import SigningKeys
 
 logger = logging.getLogger(__name__)
-MODULE_AUDIENCE: Final = "moorage"
 REFRESH: Final = 300.0
 """Seconds after which the cluster's keys are read again; they change when an administrator rotates them."""
 RETRY: Final = 30.0

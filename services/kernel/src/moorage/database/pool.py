@@ -1,35 +1,35 @@
-"""The connections of a process, and the units of work on them."""
+"""The units of work of a process."""
 
 import asyncio
+import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final
-from uuid import uuid4
+from typing import Any, Final, TypeVar
 
-import asyncpg  # type: ignore[import-untyped]  # has neither stubs nor py.typed
 import structlog
-from pydantic import SecretStr
-from sqlalchemy import Connection, event, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, event, func, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.orm import Session, SessionTransaction
 
 from moorage.config.loading import ConfigError
 from moorage.config.settings import Database as DatabaseSettings
-from moorage.database.db import Db
-from moorage.database.faults import translated
+from moorage.database.db import TENANCY, Db
+from moorage.database.engine import Connections, async_url, is_pooled, new_pooled_engine
+from moorage.database.faults import Again, translated
+from moorage.database.tenancy import SCOPE_SETTING, TENANT_SETTING, Tenancy
+from moorage.database.watching import Observe, observe_statements
 
 log = structlog.get_logger("moorage.database")
 
-Observe = Callable[[str, float], None]
-"""Called with the kind of a statement (``select``) and its seconds."""
-
-_TENANT: Final = "tenant"
-_KINDS: Final = frozenset({"select", "insert", "update", "delete", "with"})
+T = TypeVar("T")
+_DEADLINE: Final = "moorage_deadline"
+_NEAR: Final = 1.0
+"""Seconds: a deadline that is later than this before the statement timeout is not worth a round trip."""
+_LEAST_TIMEOUT: Final = 0.001
 _FIRST_PAUSE: Final = 0.25
 _LONGEST_PAUSE: Final = 5.0
+_FIRST_REPEAT: Final = 0.02
 
 
 class Pool:
@@ -46,34 +46,88 @@ class Pool:
             raise ConfigError("database.dsn: not set; the environment variable is DATABASE_DSN")
         self._settings = settings
         self._url = async_url(settings.dsn)
-        self._engine = _engine(settings.dsn, settings, name)
+        self._engine, self._connections = new_pooled_engine(settings, name)
         session_class = type("UnitSession", (Session,), {})  # of its own: events are registered on classes
         event.listen(session_class, "after_begin", self._begin)
+        self.session_class = session_class
+        """Of every unit of work; other ports listen to its events."""
+        self.info: dict[str, object] = {}
+        """What every unit of work carries in its session's ``info``, for other ports."""
         self._sessions = async_sessionmaker(
             self._engine, expire_on_commit=False, sync_session_class=session_class
         )
         if observe is not None:
-            _observe(self._engine, observe)
+            observe_statements(self._engine, observe)
 
     @property
     def engine(self) -> AsyncEngine:
         """SQLAlchemy's engine."""
         return self._engine
 
+    @property
+    def connections(self) -> Connections:
+        """SQLAlchemy's pool of connections."""
+        return self._connections
+
     @asynccontextmanager
-    async def unit(self, *, tenant: str | None = None) -> AsyncIterator[Db]:
+    async def unit(
+        self, *, tenant: str | None = None, system: str | None = None, deadline: float | None = None
+    ) -> AsyncIterator[Db]:
         """A unit of work: committed at the end, rolled back if the block raises.
 
         Args:
-            tenant: whom every transaction in it works for; ``None``: nobody.
+            tenant: whom every transaction in it works for; ``None``: nobody, rows of tenants are not seen.
+            system: why it needs the rows of all tenants; ``None``: it does not.
+            deadline: when it has to be done, in the event loop's time; no statement goes on much longer.
 
         Raises:
             AppError: what `faults.translated` makes of the database's errors.
         """
+        info = {TENANCY: Tenancy.of(tenant, system), _DEADLINE: deadline}
         with translated():
-            async with self._sessions(info={_TENANT: tenant}) as session:
+            async with self._sessions(info=info) as session:
                 yield Db(session)
                 await session.commit()
+
+    async def repeatable(
+        self,
+        work: Callable[[Db], Awaitable[T]],
+        *,
+        attempts: int = 3,
+        tenant: str | None = None,
+        system: str | None = None,
+        deadline: float | None = None,
+    ) -> T:
+        """Do *work* in a unit of its own, again if it failed only because of what others did at the same time.
+
+        Use it for work that changes nothing but the database. Serialisation failures, deadlocks and locks that could
+        not be had are repeated after a random pause; any other error is raised at once, the last of those too.
+        """
+        for attempt in range(attempts):
+            try:
+                async with self.unit(tenant=tenant, system=system, deadline=deadline) as db:
+                    return await work(db)
+            except Again:
+                if attempt + 1 == attempts:
+                    raise
+                # Random, or those who met once meet again.
+                await asyncio.sleep(random.uniform(0, _FIRST_REPEAT * 2**attempt))  # noqa: S311 - no secret
+        raise AssertionError("attempts must be at least 1")
+
+    async def switch(self, db: Db, tenant: str | None) -> None:
+        """Let the open transaction of *db* work for *tenant* from here on, and forget what it has loaded.
+
+        For infrastructure that does the work of several tenants in one transaction, such as a batch of events. Modules
+        have `Db.use_tenant`, which never leaves a tenant for another one.
+        """
+        await db.session.flush()
+        db.session.expunge_all()
+        tenancy = Tenancy.of(tenant)
+        db.session.info[TENANCY] = tenancy
+        if db.session.in_transaction():
+            values = {TENANT_SETTING: "", SCOPE_SETTING: "", **tenancy.settings()}
+            calls = (func.set_config(name, value, True) for name, value in values.items())
+            await db.session.execute(select(*calls))
 
     async def ping(self) -> None:
         """Ask the server for an answer; raises what goes wrong."""
@@ -102,6 +156,13 @@ class Pool:
                 report("")
                 return
 
+    async def reap(self) -> None:
+        """Close connections that nobody has used for ``conn_max_idle_time``, for as long as the process runs."""
+        longest = self._settings.conn_max_idle_time
+        while longest:
+            await asyncio.sleep(max(longest / 4, 0.05))
+            await self._connections.reap(longest)
+
     @property
     def address(self) -> str:
         """Host, port and database, for messages: no user, no password."""
@@ -111,118 +172,37 @@ class Pool:
         """Close every connection."""
         await self._engine.dispose()
 
-    def _begin(self, session: Session, transaction: object, connection: Connection) -> None:
+    def _begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
         """At the start of *every* transaction, as a commit in mid-request starts a new one without settings.
 
         Local to the transaction: with a pooler in transaction mode the next one on this connection is
         another's.
         """
-        settings: dict[str, str] = {}
-        if self._pooled and self._settings.statement_timeout:
-            settings["statement_timeout"] = str(round(self._settings.statement_timeout * 1000))
-        if session.info.get(_TENANT) is not None:
-            settings["moorage.tenant"] = session.info[_TENANT]
+        if transaction.nested:
+            return  # a savepoint has the settings of its transaction
+        settings: dict[str, str] = dict(session.info[TENANCY].settings())
+        timeout = self._timeout(session.info[_DEADLINE])
+        if timeout is not None:
+            settings["statement_timeout"] = str(round(timeout * 1000))
         if settings:
-            calls = ", ".join(f"set_config(:n{i}, :v{i}, true)" for i in range(len(settings)))
-            values = {f"n{i}": name for i, name in enumerate(settings)}
-            values |= {f"v{i}": value for i, value in enumerate(settings.values())}
-            connection.execute(text(f"SELECT {calls}"), values)
+            calls = (func.set_config(name, value, True) for name, value in settings.items())
+            connection.execute(select(*calls))
 
-    @property
-    def _pooled(self) -> bool:
-        return is_pooled(self._settings)
+    def _timeout(self, deadline: float | None) -> float | None:
+        """The statement timeout to set for a transaction, in seconds; ``None``: the session has a fitting one.
 
-
-def is_pooled(settings: DatabaseSettings) -> bool:
-    """Whether ``dsn`` leads through a pooler, told by a ``direct_dsn`` that is another."""
-    return settings.direct_dsn is not None and settings.direct_dsn != settings.dsn
-
-
-def async_url(dsn: SecretStr) -> URL:
-    """SQLAlchemy's URL for a ``postgresql://`` DSN; raises `ConfigError` without showing the DSN."""
-    try:
-        url = make_url(dsn.get_secret_value())
-    except (ArgumentError, ValueError):
-        raise ConfigError(
-            "database.dsn: not of the form postgresql://user:password@host:port/database"
-        ) from None
-    if url.drivername not in {"postgresql", "postgres", "postgresql+asyncpg"}:
-        raise ConfigError(f"database.dsn: {url.drivername}:// is not supported, only postgresql://")
-    return url.set(drivername="postgresql+asyncpg")
-
-
-def new_engine(dsn: SecretStr, *, connect_args: dict[str, Any], **options: Any) -> AsyncEngine:
-    """An engine that connects by *dsn* as asyncpg reads it, with ``sslmode`` and the like in its query.
-
-    SQLAlchemy would hand parts of the query such as ``sslmode=verify-full`` on as arguments that nobody takes.
-    """
-    url = async_url(dsn)
-    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
-
-    async def connect(
-        *_: object,
-        host: str | None = None,
-        port: int | None = None,
-        user: str | None = None,
-        password: str | None = None,
-        database: str | None = None,
-        **arguments: Any,
-    ) -> Any:
-        return await asyncpg.connect(plain, **arguments)
-
-    return create_async_engine(
-        url.set(query={}),
-        hide_parameters=True,
-        connect_args={**connect_args, "async_creator_fn": connect},
-        **options,
-    )
-
-
-def connect_arguments(settings: DatabaseSettings, name: str, statement_timeout_s: float) -> dict[str, Any]:
-    """What asyncpg is given. Through a pooler: no prepared statement and no setting outlives its
-    transaction.
-    """
-    arguments: dict[str, Any] = {"timeout": settings.connect_timeout}
-    if is_pooled(settings):
-        return {
-            **arguments,
-            "statement_cache_size": 0,
-            "prepared_statement_cache_size": 0,
-            "prepared_statement_name_func": lambda: f"moorage_{uuid4().hex}",
-        }
-    server = {"application_name": name, "timezone": "UTC"}
-    if statement_timeout_s:
-        server["statement_timeout"] = str(round(statement_timeout_s * 1000))
-    return {**arguments, "server_settings": server}
-
-
-def _engine(dsn: SecretStr, settings: DatabaseSettings, name: str) -> AsyncEngine:
-    kept = min(settings.max_idle_connections, settings.max_connections)
-    return new_engine(
-        dsn,
-        pool_size=max(kept, 1),
-        max_overflow=settings.max_connections - max(kept, 1),
-        pool_timeout=settings.acquire_timeout,
-        pool_recycle=round(settings.conn_max_lifetime) or -1,
-        pool_pre_ping=True,
-        connect_args=connect_arguments(settings, name, settings.statement_timeout),
-    )
-
-
-def _observe(engine: AsyncEngine, observe: Observe) -> None:
-    def before(connection: Connection, *_: object) -> None:
-        connection.info["moorage_began"] = time.perf_counter()
-
-    def after(connection: Connection, cursor: object, statement: str, *_: object) -> None:
-        kind = statement.lstrip().split(None, 1)[0].lower() if statement.strip() else ""
-        took = time.perf_counter() - connection.info.pop("moorage_began", time.perf_counter())
-        observe(kind if kind in _KINDS else "other", took)
-
-    event.listen(engine.sync_engine, "before_cursor_execute", before)
-    event.listen(engine.sync_engine, "after_cursor_execute", after)
+        A connection through a pooler has none of its own. The deadline is kept by who set it, too, but by cutting the
+        connection: the server's own timeout leaves it usable.
+        """
+        usual = self._settings.statement_timeout
+        own = usual if usual and is_pooled(self._settings) else None
+        if deadline is None:
+            return own
+        left = max(deadline - asyncio.get_running_loop().time(), _LEAST_TIMEOUT)
+        return left if not usual or left < usual - _NEAR else own
 
 
 def _first_line(exc: BaseException) -> str:
     """The cause's text; SQLAlchemy puts the statement and a link behind it."""
-    origin = getattr(exc, "orig", None) or exc
+    origin: Any = getattr(exc, "orig", None) or exc
     return (str(origin).splitlines() or [""])[0]

@@ -83,7 +83,7 @@ class Pool:
         Raises:
             AppError: what `faults.translated` makes of the database's errors.
         """
-        info = {TENANCY: Tenancy.of(tenant, system), _DEADLINE: deadline}
+        info = {**self.info, TENANCY: Tenancy.of(tenant, system), _DEADLINE: deadline}
         with translated():
             async with self._sessions(info=info) as session:
                 yield Db(session)

@@ -37,6 +37,21 @@ test: install ## Everything that CI checks: lint, types, generated files, unit, 
 test-fast: install lint ## Lint, types and the tests that need no cluster
 	$(BIN)/pytest -m "not cluster" -q
 
+.PHONY: conformance
+conformance: install ## Every port on its embedded and its real backend; prints a table
+	$(BIN)/pytest tests/conformance -q
+
+.PHONY: chaos
+chaos: install ## Kill processes, brokers and databases under load; LONG=1 for the long form and the soak
+	$(BIN)/pytest tests/chaos -q $(if $(LONG),--long)
+
+.PHONY: bench
+bench: install ## Every benchmark; SHORT=1 for a run that only shows that they work
+	PYTHONPATH=tests/bench:tests/rigs $(PY) -m bench $(if $(SHORT),--short)
+
+bench-%: install ## One benchmark: bench-events, bench-up, …
+	PYTHONPATH=tests/bench:tests/rigs $(PY) -m bench $* $(if $(SHORT),--short)
+
 .PHONY: lint
 lint: install ## Format check, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -14,10 +14,14 @@ from moorage.health import Health
 from moorage.metrics import Metrics
 from moorage.module import Module
 from moorage.scope import Provider
+from moorage.tracing import NullTracer, Tracer
 
 log = structlog.get_logger("moorage.assembly")
 
-PORTS: Final = ("moorage.database.port",)
+PORTS: Final = (
+    "moorage.tracing.port",
+    "moorage.database.port",
+)
 """Where `attach(assembly)` is, in the order in which the ports open; they close in reverse."""
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
@@ -46,6 +50,7 @@ class Assembly:
     settings: Settings
     overrides: Mapping[type, object] = field(default_factory=dict)
     health: Health = field(default_factory=Health)
+    tracer: Tracer = field(default_factory=NullTracer)
     providers: dict[type, Provider] = field(default_factory=dict)
     shared: dict[type, object] = field(default_factory=dict)
     resources: list[Resource] = field(default_factory=list)

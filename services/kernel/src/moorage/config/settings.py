@@ -154,6 +154,28 @@ class Logging(Config):
     )
 
 
+class Tracing(Config):
+    """Spans, exported by OTLP over HTTP. The standard ``OTEL_*`` variables count too; what is set here wins."""
+
+    enabled: bool | None = Field(None, description="None: where an endpoint is set.")
+    service_name: str | None = Field(None, description="None: `OTEL_SERVICE_NAME`, else the module's name.")
+    service_version: str | None = Field(None, description="None: the Module's version.")
+    otlp_endpoint: str | None = Field(
+        None, description="http://collector:4318; None: `OTEL_EXPORTER_OTLP_ENDPOINT`."
+    )
+    sample: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of the traces begun here that is recorded; None: `OTEL_TRACES_SAMPLER`.",
+    )
+    max_followed: float = Field(
+        100.0,
+        ge=0,
+        description="Traces a second recorded because a caller's flag says so; then its share counts.",
+    )
+
+
 class Settings(BaseModel):
     """Everything that can be set; a module's own group is added by `moorage.config.load`."""
 
@@ -170,6 +192,7 @@ class Settings(BaseModel):
     cache: Cache = Cache()
     client: Client = Client()
     logging: Logging = Logging()
+    tracing: Tracing = Tracing()
 
     @property
     def development(self) -> bool:

@@ -1,5 +1,6 @@
 """The admin port: health for the kubelet, metrics for Prometheus, the policy's state for the operator."""
 
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -10,7 +11,7 @@ from moorage.health import Health
 from moorage.http.answers import json_response
 from moorage.http.faults import from_http_exception
 from moorage.http.server import SECURITY_HEADERS
-from moorage.metrics import CONTENT_TYPE, Metrics
+from moorage.metrics import Metrics
 
 
 class PolicyStatus(Protocol):
@@ -41,13 +42,19 @@ def create_admin(health: Health, metrics: Metrics, policies: PolicyStatus) -> we
         }
         return json_response({"status": status, "checks": checks}, 200 if is_ready else 503)
 
-    async def exposition(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+    async def exposition(request: web.Request) -> web.Response:
+        body, content_type = metrics.exposed(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type, "Vary": "Accept"})
+
+    async def watching(_: web.Application) -> AsyncIterator[None]:
+        async with metrics.watching_loop():
+            yield
 
     async def policy(_: web.Request) -> web.Response:
         return json_response(policies.status())
 
     app = web.Application(middlewares=[_json_errors])
+    app.cleanup_ctx.append(watching)
     app.add_routes(
         [
             web.get("/healthz", alive),

@@ -1,0 +1,55 @@
+"""The span of one HTTP request on the serving side; names and attributes as OpenTelemetry's stable conventions have
+them (https://opentelemetry.io/docs/specs/semconv/http/http-spans/).
+
+What a client sends is not in them but for what the conventions require: no query, no headers, no body.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from moorage.guard.engine import RequestFacts
+from moorage.metrics import UNMATCHED
+from moorage.tracing import Span, Tracer
+
+_METHODS: Final = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"}
+)
+_LONGEST_PATH: Final = 512
+
+
+@contextmanager
+def serving(tracer: Tracer, facts: RequestFacts) -> Iterator[Span]:
+    """The span of the request *facts*, with the ids that the guard gave it; whether it is recorded is then said by
+    the flags of ``facts.trace``.
+    """
+    method = facts.method if facts.method in _METHODS else "HTTP"
+    with tracer.span(method, kind="server", trace=facts.trace) as span:
+        facts.trace = span.trace
+        yield span
+
+
+def served(span: Span, facts: RequestFacts, route: str, status: int, error: str | None) -> None:
+    """Say how the request went.
+
+    Args:
+        route: the rule's path, or `UNMATCHED`.
+        error: the error's code, if it was one. Only from 500 on is the span a failed one: for the server a 404 is an
+            answer like another.
+    """
+    if not span.recording:
+        return
+    known = facts.method in _METHODS
+    span.set("http.request.method", facts.method if known else "_OTHER")
+    span.set("url.path", facts.target.partition("?")[0][:_LONGEST_PATH])
+    span.set("url.scheme", facts.client.scheme)
+    span.set("http.response.status_code", status)
+    span.set("client.address", facts.client.address)
+    span.set("moorage.request_id", facts.request_id)
+    if route != UNMATCHED:
+        span.rename(f"{facts.method if known else 'HTTP'} {route}")
+        span.set("http.route", route)
+    if status >= 500:
+        span.failed(error or str(status))
+    else:
+        span.set("error.type", error)

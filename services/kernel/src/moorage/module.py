@@ -1,7 +1,7 @@
 """The module as its author declares it: handlers bound to rules by name."""
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +20,15 @@ class DeclarationError(TypeError):
 
 
 @dataclass(frozen=True)
+class SocketOptions:
+    """Bounds of one kind of WebSocket: a message in bytes, unsent messages, other origins that may connect."""
+
+    max_message: int = 64 * 1024
+    queue: int = 64
+    origins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Handler:
     """The function that answers a rule's requests, the loader of its resource, and the status of its
     answer.
@@ -27,8 +36,14 @@ class Handler:
 
     rule: str
     function: Function
-    resource: Function | None
-    status: int | None
+    resource: Function | None = None
+    status: int | None = None
+    etag: bool | str = False
+    cache: str | None = None
+    idempotent: bool | None = None
+    compress: bool = True
+    socket: "SocketOptions | None" = None
+    """Set for WebSockets."""
 
     @property
     def where(self) -> str:
@@ -55,7 +70,15 @@ class Module:
         self.handlers: dict[str, Handler] = {}
 
     def handle(
-        self, rule: str, *, resource: Function | None = None, status: int | None = None
+        self,
+        rule: str,
+        *,
+        resource: Function | None = None,
+        status: int | None = None,
+        etag: bool | str = False,
+        cache: str | None = None,
+        idempotent: bool | None = None,
+        compress: bool = True,
     ) -> Callable[[F], F]:
         """Answer the requests of *rule* with the decorated coroutine function.
 
@@ -67,20 +90,83 @@ class Module:
         Args:
             rule: a rule's name, best a member of the generated ``Routes``.
             resource: loads what the request is about. It gets its parameters as a handler does; the
-            permission's
-                condition sees its result as ``resource``, and the handler's parameter of its type gets it.
-                ``None`` as a result is 404.
+                permission's condition sees its result as ``resource``, and the handler's parameter of its type
+                gets it. ``None`` as a result is 404.
             status: the status of success; default: 200, or 204 for None.
+            etag: answers carry an entity tag, ``If-None-Match`` and ``If-Match`` are judged. The tag is made from
+                the attribute of that name (such as ``"updated_at"``) of the resource, or of what the handler
+                returned; ``True``: from the answer's body.
+            cache: the answer's ``Cache-Control``; default: ``no-store``, with *etag* that it be asked for again.
+            idempotent: whether ``Idempotency-Key`` counts: ``None``: where a POST or PATCH has it and the module
+                has a database; ``True``: it has to be there; ``False``: ignored, and no answer is ever stored.
+            compress: ``False``: never compressed, for answers with a secret beside what others can put there.
         """
-        if not _RULE.fullmatch(rule):
-            raise DeclarationError(f"{rule!r} cannot be the name of a rule")
+
+        _check_name(rule)
 
         def register(function: F) -> F:
-            handler = Handler(str(rule), function, resource, status)
-            other = self.handlers.get(handler.rule)
-            if other is not None and other.where != handler.where:
-                raise DeclarationError(f"rule {rule!r} has two handlers: {other.where} and {handler.where}")
-            self.handlers[handler.rule] = handler
+            options = (resource, status, etag, cache, idempotent, compress)
+            self._register(Handler(str(rule), function, *options))
             return function
 
         return register
+
+    def websocket(
+        self,
+        rule: str,
+        *,
+        resource: Function | None = None,
+        max_message: int = 64 * 1024,
+        queue: int = 64,
+        origins: Sequence[str] = (),
+    ) -> Callable[[F], F]:
+        """Answer the requests of *rule*, one with GET, as WebSockets with the decorated coroutine function.
+
+        It takes a `moorage.WebSocket`, and other parameters as those of `handle`; the socket is closed when it
+        returns.
+
+        Args:
+            resource: as for `handle`; it is loaded, and the permission judged, before the connection is accepted.
+            max_message: bytes of a message at most; a larger one ends the connection (1009).
+            queue: unsent messages at most; with more the client is too slow and is dropped (1013).
+            origins: origins (``https://app.example.com``) whose pages may connect, besides the module's own.
+        """
+
+        _check_name(rule)
+
+        def register(function: F) -> F:
+            options = SocketOptions(max_message, queue, tuple(origins))
+            self._register(Handler(str(rule), function, resource, socket=options))
+            return function
+
+        return register
+
+    def serve_openapi(self, rule: str = "openapi", *, page: str | None = None) -> None:
+        """Serve the module's OpenAPI document to whoever the *rule* lets in, and a page that shows it.
+
+        Without this the document is on the admin port alone.
+
+        Args:
+            rule: name of the rule for the document, such as ``GET /openapi.json``.
+            page: name of the rule for the page; ``None``: there is none.
+        """
+        from moorage.http import apidocs  # here, because manifests are checked without the HTTP host
+
+        for name in (rule, page or rule):
+            _check_name(name)
+        self._register(Handler(rule, apidocs.document, cache="no-cache", etag=True, idempotent=False))
+        if page is not None:
+            self._register(Handler(page, apidocs.page, cache="no-cache", etag=True, idempotent=False))
+
+    def _register(self, handler: Handler) -> None:
+        other = self.handlers.get(handler.rule)
+        if other is not None and other.where != handler.where:
+            raise DeclarationError(
+                f"rule {handler.rule!r} has two handlers: {other.where} and {handler.where}"
+            )
+        self.handlers[handler.rule] = handler
+
+
+def _check_name(rule: str) -> None:
+    if not _RULE.fullmatch(rule):
+        raise DeclarationError(f"{rule!r} cannot be the name of a rule")

@@ -2,11 +2,11 @@
 means.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from moorage.config.values import Duration
+from moorage.config.values import Duration, Reloadable
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -43,16 +43,23 @@ class Server(Config):
 
     host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - a pod's own address
     port: Port = Field(8080, description="Port to listen on; 0: any free one.")
-    read_timeout: Duration = Field(30.0, description="Longest time for a request's body to arrive.")
-    write_timeout: Duration = Field(
+    read_timeout: Reloadable[Duration] = Field(
+        30.0, description="Longest time for a request's body to arrive."
+    )
+    write_timeout: Reloadable[Duration] = Field(
         30.0, description="Longest time for a handler, if its rule has no timeout."
     )
     idle_timeout: Duration = Field(75.0, description="How long a connection may be open without a request.")
-    max_body: int = Field(1024 * 1024, ge=0, description="Largest body in bytes, if the rule has no maxBody.")
+    max_body: Reloadable[int] = Field(
+        1024 * 1024, ge=0, description="Largest body in bytes, if the rule has no maxBody."
+    )
     shutdown_grace: Duration | None = Field(
         None, description="From not ready to not listening; None: 5 s, none in development."
     )
     shutdown_timeout: Duration = Field(30.0, description="The whole shutdown, grace included.")
+    idempotency_ttl: Duration = Field(
+        86400.0, description="How long the answer to a request with an Idempotency-Key is kept."
+    )
     trusted_proxies: tuple[str, ...] = Field(
         (), description="Addresses or networks whose X-Forwarded-* count; empty: nobody's."
     )
@@ -80,6 +87,9 @@ class Database(Config):
         5, ge=0, le=1000, description="Connections kept open for the next request."
     )
     conn_max_lifetime: Duration = Field(300.0, description="Age at which a connection is replaced.")
+    conn_max_idle_time: Duration = Field(
+        600.0, description="A connection that nobody used for so long is closed; 0: never."
+    )
     connect_timeout: Duration = Field(5.0, description="Longest time for a new connection.")
     acquire_timeout: Duration = Field(5.0, description="Longest wait for a free connection; then 503.")
     statement_timeout: Duration = Field(30.0, description="Longest statement of a request; 0: no limit.")
@@ -143,14 +153,121 @@ class Client(Config):
     )
 
 
+class Kafka(Config):
+    """The cluster that carries events between modules. Without ``brokers`` the Postgres bus does."""
+
+    brokers: str | None = Field(None, description="host:port, separated by commas; None: no Kafka.")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="What the brokers' listener speaks."
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="How the password is proven, with SASL_…."
+    )
+    username: str | None = Field(None, description="The module's principal, with SASL_….")
+    password: SecretStr | None = Field(None, description="Its password, with SASL_….")
+    ca_file: str | None = Field(
+        None, description="PEM file of who signed the brokers' certificates; None: the system's."
+    )
+    cert_file: str | None = Field(
+        None, description="PEM file of the module's own certificate, where brokers ask for one; None: none."
+    )
+    key_file: str | None = Field(None, description="PEM file of its private key; None: it is in cert_file.")
+    partitions: int = Field(
+        8, ge=1, le=1000, description="Of a topic that is made; how many processes can share its work."
+    )
+    replication: int = Field(1, ge=1, le=15, description="Copies of a topic that is made; production: 3.")
+    timeout: Duration = Field(10.0, description="Longest wait for a broker's answer.")
+    compression: Literal["none", "gzip", "lz4"] = Field(
+        "none", description="Of what is sent; lz4 needs the package cramjam."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        """A password that is never asked for, or asked for and not there, is a mistake in the settings."""
+        if self.security_protocol.startswith("SASL_") and (self.username is None or self.password is None):
+            raise ValueError(f"kafka.security_protocol {self.security_protocol} needs username and password")
+        if self.password is not None and not self.security_protocol.startswith("SASL_"):
+            raise ValueError("kafka.password is of no use without kafka.security_protocol SASL_SSL")
+        return self
+
+
+class Subscription(BaseModel):
+    """An event type that the module handles, as ``spec.events.subscribes`` declares it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    type: str = Field(description="CloudEvents type.")
+    retries: int = Field(5, ge=0, le=100, description="Repeats after a failed delivery.")
+    dead_letter: bool = Field(
+        True, alias="deadLetter", description="Keep an event that failed for good; false: it is only logged."
+    )
+
+
+class Events(Config):
+    """Events between modules: outbox, relay, bus, handlers. Needs a database."""
+
+    backend: Literal["auto", "postgres", "kafka"] = Field(
+        "auto", description="The bus; auto: Kafka where kafka.brokers is set, else Postgres."
+    )
+    publishes: tuple[str, ...] = Field(
+        (), description="Types that the module emits; set by the platform from spec.events."
+    )
+    subscribes: tuple[Subscription, ...] = Field(
+        (), description="Types that it handles, as JSON; set by the platform from spec.events."
+    )
+    batch: int = Field(500, ge=1, le=10_000, description="Events at most in one transaction.")
+    concurrency: int = Field(8, ge=1, le=100, description="Partitions handled at once, per process.")
+    poll: Duration = Field(
+        1.0, ge=0.05, le=60, description="How often is looked for what nobody was woken for."
+    )
+    lease: Duration = Field(
+        15.0, ge=1, description="Until another process takes over from one that died without a word."
+    )
+    handler_timeout: Duration = Field(
+        30.0, gt=0, description="Longest time for a handler; then it has failed."
+    )
+    first_retry: Duration = Field(
+        1.0, gt=0, description="Pause before the first repeat; it doubles each time."
+    )
+    longest_retry: Duration = Field(300.0, gt=0, description="Longest pause before a repeat.")
+    drain: Duration = Field(10.0, ge=0, description="When stopping: for the batches that are under way.")
+    retention: Duration = Field(
+        604_800.0, ge=60, description="How long handled events are remembered, to find duplicates."
+    )
+    dead_retention: Duration | None = Field(
+        None, description="How long dead letters are kept; None: until they are sent again."
+    )
+
+
 class Logging(Config):
     """What is logged, and how."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(
+    level: Reloadable[Literal["debug", "info", "warning", "error"]] = Field(
         "info", description="Least level that is shown; development: debug."
     )
     format: Literal["json", "console"] | None = Field(
         None, description="None: console in development or on a terminal, else json."
+    )
+    repeats: Reloadable[int] = Field(
+        20, ge=0, description="Identical lines in 10 s at most, the others are counted; 0: no bound."
+    )
+
+
+class Errors(Config):
+    """Where unexpected errors are reported, besides the log."""
+
+    sentry_dsn: SecretStr | None = Field(
+        None, description="Of a project in Sentry, or what speaks its protocol; None: only the log."
+    )
+    sentry_users: bool = Field(
+        False, description="Tell Sentry the caller's id; no other fact about a person."
+    )
+    window: Reloadable[Duration] = Field(
+        60.0, description="Equal errors within it are one report, which says how many they were."
+    )
+    rate: Reloadable[int] = Field(60, ge=1, description="Reports in a minute at most.")
+    queue: int = Field(
+        1000, ge=1, description="Reports that wait at most; further ones are counted, not sent."
     )
 
 
@@ -191,8 +308,11 @@ class Settings(BaseModel):
     redis: Redis = Redis()
     cache: Cache = Cache()
     client: Client = Client()
+    kafka: Kafka = Kafka()
+    events: Events = Events()
     logging: Logging = Logging()
     tracing: Tracing = Tracing()
+    errors: Errors = Errors()
 
     @property
     def development(self) -> bool:

@@ -1,6 +1,6 @@
 """The kernel's own tables in a module's schema; the migrator brings them up to date before the module's migrations.
 
-Their names begin with `PREFIX`, which no table of a module may. Each part (so far: events) has numbered steps; those
+Their names begin with `PREFIX`, which no table of a module may. Each part has numbered steps; those
 that are missing run in one transaction together with the note of the last number.
 """
 
@@ -8,11 +8,12 @@ from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from moorage.database import kept
 from moorage.events import tables as events
 
 PREFIX: Final = "moorage_"
 TABLE: Final = "moorage_platform"
-_PARTS: Final = {"events": events.STEPS}
+_PARTS: Final = {"events": events.STEPS, "idempotency": kept.STEPS}
 _CREATE: Final = f"""
 CREATE TABLE IF NOT EXISTS {TABLE} (
     part text PRIMARY KEY, version integer NOT NULL, applied_at timestamptz NOT NULL DEFAULT now()

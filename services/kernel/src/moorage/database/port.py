@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from moorage.assembly import Assembly
+from moorage.kept import AnswerStore
 from moorage.scope import Scope
 
 
@@ -13,6 +14,7 @@ def attach(assembly: Assembly) -> None:
         return
     # Here, because a module without a database should not carry SQLAlchemy (17 MiB).
     from moorage.database.db import Db
+    from moorage.database.kept import KeptAnswers, clean
     from moorage.database.pool import Pool
 
     pool = Pool(
@@ -31,15 +33,19 @@ def attach(assembly: Assembly) -> None:
         finally:
             await pool.close()
 
-    async def unit(scope: Scope) -> object:
+    async def unit(scope: Scope) -> Db:
         if Db not in scope.found:
             db = await scope.stack.enter_async_context(pool.unit(tenant=scope.tenant))
             scope.found[Db] = db
             scope.before_answer.append(db.flush)
             # Attributes that load lazily do so in a greenlet of SQLAlchemy's alone.
             scope.run = lambda make: db.session.run_sync(lambda _: make())
-        return scope.found[Db]
+        found = scope.found[Db]
+        assert isinstance(found, Db)
+        return found
 
     assembly.share(Pool, pool)
+    assembly.share(AnswerStore, KeptAnswers(unit, assembly.settings.server.idempotency_ttl))  # type: ignore[type-abstract]  # shared by its protocol
     assembly.resource("database", opened)
+    assembly.background("kept answers", lambda: clean(pool))
     assembly.provide(Db, unit)

@@ -2,17 +2,65 @@
 
 import json
 import typing
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from types import NoneType
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from aiohttp import web
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
 
+from moorage.http import streams
 from moorage.http.request import Context
+from moorage.http.streams import ServerSent, Stream
 from moorage.module import DeclarationError, Handler
 
-Answer = Callable[[Context, Any], typing.Awaitable[web.StreamResponse]]
+JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
+EVENTS: Final = "text/event-stream"
+BYTES: Final = "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class Content:
+    """An answer that is no JSON: ``return Content(png, "image/png")``."""
+
+    body: bytes
+    media_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How the results of one handler are sent.
+
+    ``media`` is the type of the body, ``None`` where there is none; ``adapter`` knows what the JSON of it looks
+    like (each line's, each event's, if it ``streams``).
+    """
+
+    status: int
+    media: str | None
+    make: Callable[[Context, Any], Awaitable[web.StreamResponse]]
+    adapter: TypeAdapter[Any] | None = None
+    streams: bool = False
+
+    async def __call__(self, context: Context, result: Any) -> web.StreamResponse:
+        """The answer for *result*; what the handler changed is flushed first."""
+        for prepare in context.before_answer:
+            await prepare()
+        if isinstance(result, web.StreamResponse):
+            return result
+        return await self.make(context, result)
+
+    async def encode(self, context: Context, value: Any) -> bytes:
+        """*value* as JSON, its attributes read where rows may load them."""
+        adapter = self.adapter
+        assert adapter is not None
+
+        def dump() -> bytes:
+            return adapter.dump_json(adapter.validate_python(value, from_attributes=True), by_alias=True)
+
+        return dump() if context.run is None else cast("bytes", await context.run(dump))
 
 
 def answering(handler: Handler, returns: object) -> Answer:
@@ -24,13 +72,22 @@ def answering(handler: Handler, returns: object) -> Answer:
     declared = _declared(returns)
     if declared is NoneType:
         return _empty(handler.status or 204)
+    status = handler.status or 200
+    piece = streams.pieces_of(declared)
+    if declared is Stream or piece is bytes:
+        return _bytes(status)
+    if piece is ServerSent:
+        return _events(status)
+    if declared is Content or (isinstance(declared, type) and issubclass(declared, web.StreamResponse)):
+        return _content(status)
     try:
-        adapter: TypeAdapter[Any] = TypeAdapter(cast("Any", declared))
+        adapter: TypeAdapter[Any] = TypeAdapter(cast("Any", declared if piece is None else piece))
     except PydanticSchemaGenerationError:
         raise DeclarationError(
-            f"{handler.where} cannot answer with {declared}: return a Model, a Page of one, or Out[…]"
+            f"{handler.where} cannot answer with {declared}: return a Model, a Page of one, Out[…], an "
+            "AsyncIterator of one, a Stream, or Content"
         ) from None
-    return _json(adapter, handler.status or 200)
+    return _json(adapter, status) if piece is None else _lines(adapter, status)
 
 
 def _declared(returns: object) -> object:
@@ -42,31 +99,58 @@ def _declared(returns: object) -> object:
 
 
 def _empty(status: int) -> Answer:
-    async def answer(context: Context, result: Any) -> web.StreamResponse:
-        for prepare in context.before_answer:
-            await prepare()
+    async def make(context: Context, result: Any) -> web.StreamResponse:
         return web.Response(status=status)
 
-    return answer
+    return Answer(status, None, make)
 
 
 def _json(adapter: TypeAdapter[Any], status: int) -> Answer:
-    async def answer(context: Context, result: Any) -> web.StreamResponse:
-        for prepare in context.before_answer:
-            await prepare()
-        if isinstance(result, web.StreamResponse):
-            return result
+    async def make(context: Context, result: Any) -> web.StreamResponse:
+        return web.Response(status=status, body=await answer.encode(context, result), content_type=JSON)
 
-        def encode() -> bytes:
-            return adapter.dump_json(adapter.validate_python(result, from_attributes=True), by_alias=True)
-
-        body = encode() if context.run is None else await context.run(encode)
-        return web.Response(status=status, body=body, content_type="application/json")
-
+    answer = Answer(status, JSON, make, adapter)
     return answer
+
+
+def _content(status: int) -> Answer:
+    async def make(context: Context, result: Content) -> web.StreamResponse:
+        headers = {"Content-Type": result.media_type, **result.headers}
+        return web.Response(status=status, body=result.body, headers=headers)
+
+    return Answer(status, "*/*", make)
+
+
+def _bytes(status: int) -> Answer:
+    async def make(context: Context, result: Any) -> web.StreamResponse:
+        stream = result if isinstance(result, Stream) else Stream(result)
+        headers = {"Content-Type": stream.media_type, **stream.headers}
+        return await streams.send(context, web.StreamResponse(status=status, headers=headers), stream.pieces)
+
+    return Answer(status, BYTES, make, streams=True)
+
+
+def _lines(adapter: TypeAdapter[Any], status: int) -> Answer:
+    async def make(context: Context, result: Any) -> web.StreamResponse:
+        response = web.StreamResponse(status=status, headers={"Content-Type": NDJSON})
+        pieces = streams.lines(result, lambda value: answer.encode(context, value))
+        return await streams.send(context, response, pieces)
+
+    answer = Answer(status, NDJSON, make, adapter, streams=True)
+    return answer
+
+
+def _events(status: int) -> Answer:
+    async def make(context: Context, result: Any) -> web.StreamResponse:
+        # X-Accel-Buffering: nginx would collect them first.
+        headers = {"Content-Type": EVENTS, "X-Accel-Buffering": "no"}
+        response = web.StreamResponse(status=status, headers=headers)
+        return await streams.send(context, response, streams.events(result), at_once=True)
+
+    return Answer(status, EVENTS, make, streams=True)
 
 
 def json_response(value: object, status: int = 200) -> web.Response:
     """*value* as JSON (RFC 8259: UTF-8, and no charset in the type)."""
     body = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str).encode()
-    return web.Response(status=status, body=body, content_type="application/json")
+    return web.Response(status=status, body=body, content_type=JSON)

@@ -14,14 +14,18 @@ from moorage.guard.engine import Guard
 from moorage.guard.headers import TrustedProxies
 from moorage.guard.snapshot import CompiledRule
 from moorage.health import NotReady
+from moorage.http.apidocs import ApiDocument
 from moorage.http.binding import Bound, bind
 from moorage.http.body import expect_later
 from moorage.http.dispatch import Dispatcher
+from moorage.http.openapi import About, document_of
+from moorage.kept import AnswerStore
 
 log = structlog.get_logger("moorage.http")
 
 ASSEMBLY: Final = web.AppKey("assembly", Assembly)
 GUARD: Final = web.AppKey("guard", Guard)
+API: Final = web.AppKey("api", ApiDocument)
 
 
 def create_app(assembly: Assembly) -> web.Application:
@@ -43,13 +47,20 @@ def create_app(assembly: Assembly) -> web.Application:
     handlers = bind(assembly.module, assembly.providers)
     app.cleanup_ctx.append(_opened)
     app.cleanup_ctx.append(_guarding(handlers))
+    guard = app[GUARD]
+    about = About(assembly.name, place.version)
+    app[API] = document_of(about, handlers, lambda: guard.policy.document if guard.policy else None)
     dispatcher = Dispatcher(
-        guard=app[GUARD],
+        guard=guard,
         handlers=handlers,
         settings=settings,
         metrics=assembly.metrics,
         groups=assembly.groups,
+        errors=assembly.errors,
+        api=app[API],
+        store=assembly.get(AnswerStore),  # type: ignore[type-abstract]  # asked for by its protocol
         trusted=TrustedProxies(settings.server.trusted_proxies),
+        tracer=assembly.tracer,
     )
     app.router.add_route("*", "/{target:.*}", dispatcher.answer, expect_handler=expect_later)
     return app

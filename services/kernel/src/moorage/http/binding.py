@@ -1,48 +1,93 @@
 """A module's handlers, understood and ready to be dispatched by a rule's name."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
+from pydantic import BaseModel
 
 from moorage.errors import NotFound
 from moorage.guard.engine import Guard
 from moorage.guard.matcher import segments
+from moorage.http import conditional, docstrings, idempotency
 from moorage.http.answers import Answer, answering
-from moorage.http.parameters import Providers, Signature, loaded_type, understand
+from moorage.http.docstrings import Docs
+from moorage.http.parameters import Providers, Signature, Value, loaded_type, understand
 from moorage.http.request import Context
+from moorage.kept import AnswerStore
+from moorage.model import Query
 from moorage.module import Handler, Module
 
 
 @dataclass(frozen=True)
 class Bound:
-    """One handler: its loader's parameters, its own, and how it answers."""
+    """One handler: its loader's parameters, its own, what its docstring says, and how it answers."""
 
     handler: Handler
     loader: Signature | None
     signature: Signature
     answer: Answer
+    docs: Docs = field(default_factory=Docs)
 
     @property
     def captures(self) -> frozenset[str]:
         """What the rule's path must capture."""
         return self.signature.captures | (self.loader.captures if self.loader else frozenset())
 
-    async def run(self, context: Context, guard: Guard) -> web.StreamResponse:
+    async def run(self, context: Context, guard: Guard, store: AnswerStore | None) -> web.StreamResponse:
         """Load the resource, ask the guard about it, call the handler, make the answer.
 
         Raises:
             NotFound: the loader returned None.
             Forbidden: the permission's condition does not hold for the resource.
+            PreconditionFailed: the request names another state of the resource.
         """
+        await self.load(context, guard)
+        keyed = None
+        if self.keeps_answers(context.web.method):
+            keyed = await idempotency.keyed(context, store, required=bool(self.handler.idempotent))
+        if keyed is not None and (before := await keyed.before(context)) is not None:
+            return before
+        if context.web.method not in conditional.SAFE and conditional.asked(context):
+            current = await conditional.tag_of_resource(context, self.answer, self.handler)
+            conditional.require(context, current)
+        result = await self.signature.call(context)
+        response = await self.answer(context, result)
+        response = await conditional.tag_answer(context, self.handler, result, response)
+        if keyed is not None:
+            await keyed.after(context, response)
+        return response
+
+    async def load(self, context: Context, guard: Guard) -> None:
+        """Load the resource, if there is a loader, and ask the guard about it."""
         if self.loader is not None:
             resource = await self.loader.call(context)
             if resource is None:
                 raise NotFound
             context.resource = resource
         guard.authorize(context.decision, context.resource)
-        result = await self.signature.call(context)
-        return await self.answer(context, result)
+
+    def keeps_answers(self, method: str) -> bool:
+        """Whether an idempotency key counts: not for streams, whose answers are not kept."""
+        wanted = self.handler.idempotent is not False and not self.answer.streams
+        return wanted and (self.handler.idempotent is True or method in idempotency.METHODS)
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """The plain parameters of loader and handler."""
+        loaded = self.loader.values if self.loader is not None else ()
+        return tuple({value.name: value for value in (*loaded, *self.signature.values)}.values())
+
+    @property
+    def queries(self) -> tuple[type[Query], ...]:
+        """The models of the query string."""
+        loaded = self.loader.queries if self.loader is not None else ()
+        return tuple(dict.fromkeys((*loaded, *self.signature.queries)))
+
+    @property
+    def body(self) -> type[BaseModel] | None:
+        """The model of the body; None: there is none."""
+        return self.signature.body or (self.loader.body if self.loader is not None else None)
 
     @property
     def provided(self) -> frozenset[type]:
@@ -79,4 +124,6 @@ def _bind(handler: Handler, providers: Providers) -> Bound:
         resource = loaded_type(handler.resource)
         loader = understand(handler.resource, providers)
     signature = understand(handler.function, providers, resource=resource)
-    return Bound(handler, loader, signature, answering(handler, signature.returns))
+    answer = answering(handler, signature.returns)
+    conditional.check_declaration(handler, answer)
+    return Bound(handler, loader, signature, answer, docstrings.read(handler))

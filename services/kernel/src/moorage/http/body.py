@@ -45,7 +45,9 @@ async def read_body(context: Context) -> bytes:
     media = request.content_type
     if media != "application/json" and not media.endswith("+json"):
         raise UnsupportedMediaTypeError
-    return await read_bounded(request, context.limits.max_body, context.limits.read_timeout)
+    if context.body is None:
+        context.body = await read_bounded(request, context.limits.max_body, context.limits.read_timeout)
+    return context.body
 
 
 async def read_bounded(request: web.BaseRequest, limit: int, timeout_s: float) -> bytes:

@@ -5,24 +5,33 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 from aiohttp import web
-from structlog.contextvars import bind_contextvars
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from moorage.config.settings import Settings
-from moorage.errors import AppError, Timeout, Unavailable
+from moorage.errorbus import ErrorBus
+from moorage.errors import AppError, Unavailable
 from moorage.guard.engine import Decision, Guard, RequestFacts, receive
 from moorage.guard.headers import TrustedProxies
+from moorage.http.apidocs import ApiDocument
 from moorage.http.binding import Bound
+from moorage.http.deadline import Deadline
 from moorage.http.faults import check_message, from_http_exception
 from moorage.http.request import Context, Limits
 from moorage.http.server import HSTS, SECURITY_HEADERS, error_response
+from moorage.kept import AnswerStore
 from moorage.metrics import UNMATCHED, Metrics
 from moorage.scope import current
+from moorage.tracing import NullTracer, Tracer
+from moorage.tracing.http import served, serving
 
-log = structlog.get_logger("moorage.http")
 access = structlog.get_logger("moorage.access")
+
+TIMEOUT_HEADER: Final = "X-Moorage-Timeout-Ms"
+"""Milliseconds that the caller will wait; `moorage.client` sends what is left of its own deadline."""
 
 
 @dataclass
@@ -34,7 +43,11 @@ class Dispatcher:
     settings: Settings
     metrics: Metrics
     groups: Mapping[type, object]
+    errors: ErrorBus
+    api: ApiDocument
+    store: AnswerStore | None = None
     trusted: TrustedProxies = field(default_factory=TrustedProxies)
+    tracer: Tracer = field(default_factory=NullTracer)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Never raises but for cancellation: whatever happens becomes an answer in the standard shape."""
@@ -47,49 +60,61 @@ class Dispatcher:
             scheme="https" if request.secure else "http",
             trusted=self.trusted,
         )
-        trace = facts.trace
-        bind_contextvars(request_id=facts.request_id, trace_id=trace.trace_id, span_id=trace.span_id)
-        decision: Decision | None = None
-        error: AppError | None = None
-        response: web.StreamResponse
-        with self.metrics.in_flight.track_inprogress():
+        # aiohttp runs every request of a connection in one task: what the last one has bound goes.
+        clear_contextvars()
+        bind_contextvars(request_id=facts.request_id)
+        with serving(self.tracer, facts) as span:
+            decision: Decision | None = None
+            error: AppError | None = None
+            response: web.StreamResponse
+            self.metrics.in_flight.inc()
             try:
                 check_message(request)
                 decision = self.guard.decide(facts)
                 if decision.user is not None:
                     bind_contextvars(user_id=str(decision.user.id))
+                    if decision.user.tenant_id is not None:
+                        bind_contextvars(tenant_id=decision.user.tenant_id)
                 response = await self._handle(request, decision)
             except asyncio.CancelledError:
                 raise
             except BaseException as exc:  # noqa: BLE001 - nothing else may reach the client
-                error = _explain(exc)
-                response = error_response(error, facts.request_id)
+                error = self._explain(exc, decision)
+                response = _broken_off(request) or error_response(error, facts.request_id)
                 if error.status in (501, 505):
                     # Who reads the message differently may see another one behind it.
                     response.force_close()
-        _finish(response, facts)
-        route = decision.route_template if decision is not None else (error and error.route) or UNMATCHED
-        took = time.perf_counter() - began
-        self.metrics.answered(request.method, route, response.status, took, error.code if error else None)
-        _log_access(facts, decision, response, error, took)
+            finally:
+                self.metrics.in_flight.dec()
+            _finish(response, facts)
+            route = decision.route_template if decision is not None else (error and error.route) or UNMATCHED
+            took = time.perf_counter() - began
+            code = error.code if error else None
+            served(span, facts, route, response.status, code)
+            self.metrics.answered(request.method, route, response.status, took, code, span.trace)
+            _log_access(facts, decision, response, error, took)
         return response
 
     async def _handle(self, request: web.Request, decision: Decision) -> web.StreamResponse:
         bound = self.handlers.get(decision.name)
         if bound is None:  # the guard knows what is bound; this is for a policy that changed in between
             raise Unavailable("This part of the service is not there yet.", code="unbound_rule")
-        limits = self._limits(decision)
-        try:
-            async with asyncio.timeout(limits.timeout) as deadline, AsyncExitStack() as stack:
-                response = await bound.run(self._context(request, decision, limits, stack), self.guard)
-        except TimeoutError:
-            if deadline.expired():
-                raise Timeout from None
-            raise
+        limits = self._limits(request, decision)
+        at = asyncio.get_running_loop().time() + limits.timeout
+        async with Deadline(at) as deadline, AsyncExitStack() as stack:
+            context = self._context(request, decision, limits, stack, deadline)
+            response = await bound.run(context, self.guard, self.store)
+            if context.begun is None:
+                deadline.check()  # while it can be rolled back
         return response
 
     def _context(
-        self, request: web.Request, decision: Decision, limits: Limits, stack: AsyncExitStack
+        self,
+        request: web.Request,
+        decision: Decision,
+        limits: Limits,
+        stack: AsyncExitStack,
+        deadline: Deadline,
     ) -> Context:
         user = decision.user
         context = Context(
@@ -102,36 +127,55 @@ class Dispatcher:
             request_id=decision.request_id,
             tenant=user.tenant_id if user is not None else None,
             caller=decision.caller,
-            deadline=asyncio.get_running_loop().time() + limits.timeout,
+            deadline=deadline.at,
+            finish=lambda response: _finish(response, decision.facts),
+            lift_deadline=deadline.lift,
+            found={ApiDocument: self.api},
         )
         # aiohttp runs every request of a connection in one task: the next one replaces it.
         current.set(context)
         return context
 
-    def _limits(self, decision: Decision) -> Limits:
+    def _explain(self, exc: BaseException, decision: Decision | None) -> AppError:
+        """What the client is told; what was not meant to happen is reported, which writes it to the log in full."""
+        if isinstance(exc, AppError):
+            return exc
+        if isinstance(exc, web.HTTPException):
+            return from_http_exception(exc)
+        if not isinstance(exc, Exception):
+            raise exc
+        mark = self.errors.publish(exc, where=decision.name if decision is not None else None)
+        return AppError(reason=f"{type(exc).__name__} ({mark})")
+
+    def _limits(self, request: web.Request, decision: Decision) -> Limits:
         server, rule = self.settings.server, decision.rule
+        timeout = server.write_timeout if rule.timeout_ms is None else rule.timeout_ms / 1000
+        # A caller who will not wait that long may say so. It can only shorten: that is safe from anybody.
+        given = request.headers.get(TIMEOUT_HEADER, "")
+        if given.isascii() and given.isdecimal() and 0 < len(given) < 10 and int(given) > 0:
+            timeout = min(timeout, int(given) / 1000)
         return Limits(
             max_body=server.max_body if rule.max_body is None else rule.max_body,
             read_timeout=server.read_timeout,
-            timeout=server.write_timeout if rule.timeout_ms is None else rule.timeout_ms / 1000,
+            timeout=timeout,
         )
+
+
+def _broken_off(request: web.Request) -> web.StreamResponse | None:
+    """The answer that has begun, its connection closed before its end: nobody must take a part for the whole."""
+    context = current.get()
+    if not isinstance(context, Context) or context.web is not request or context.begun is None:
+        return None
+    if (transport := request.transport) is not None:
+        # Without chunks the end of the connection is the end of the answer, unless it is a reset.
+        chunked = "Transfer-Encoding" in context.begun.headers
+        (transport.close if chunked else transport.abort)()
+    return context.begun
 
 
 def _peer(request: web.Request) -> str | None:
     peer = request.transport.get_extra_info("peername") if request.transport is not None else None
     return str(peer[0]) if isinstance(peer, tuple) and peer else None
-
-
-def _explain(exc: BaseException) -> AppError:
-    """What the client is told; what was not meant to happen is logged in full."""
-    if isinstance(exc, AppError):
-        return exc
-    if isinstance(exc, web.HTTPException):
-        return from_http_exception(exc)
-    if not isinstance(exc, Exception):
-        raise exc
-    log.error("unexpected error", exc_info=exc)
-    return AppError(reason=f"{type(exc).__name__}")
 
 
 def _finish(response: web.StreamResponse, facts: RequestFacts) -> None:

@@ -24,6 +24,7 @@ from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, Vali
 from moorage.config.settings import Config
 from moorage.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from moorage.guard.identity import Caller, ModuleCaller, User
+from moorage.http.apidocs import ApiDocument
 from moorage.http.body import read_body
 from moorage.http.faults import invalid
 from moorage.http.request import Context, Request, facts
@@ -157,6 +158,8 @@ class _Reading:
             return self.providers[kind]
         if kind is Request:
             return _facts
+        if kind is ApiDocument:
+            return _api
         if issubclass(kind, Config):
             return _group(kind)
         if issubclass(kind, Query):
@@ -205,6 +208,10 @@ def _without_none(annotation: object) -> tuple[object, bool]:
 
 async def _facts(context: Context) -> object:
     return facts(context)
+
+
+async def _api(context: Context) -> object:
+    return context.found[ApiDocument]
 
 
 async def _resource(context: Context) -> object:

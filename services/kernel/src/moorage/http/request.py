@@ -1,6 +1,6 @@
 """What a handler may know of its request, and what the kernel keeps about it while it runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
@@ -12,6 +12,7 @@ from moorage.guard.headers import has_identity, without_identity
 from moorage.scope import Scope
 
 _MAX_PARAMETERS = 100
+Answered = web.StreamResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,21 @@ class Limits:
 
 @dataclass(slots=True, kw_only=True)
 class Context(Scope):
-    """One request on its way through a handler."""
+    """One request on its way through a handler.
+
+    ``body`` is there once it was read. ``finish`` puts the headers on an answer that every answer has, and
+    ``lift_deadline`` ends the limit of an answer that has begun: the dispatcher does both for whole answers.
+    """
 
     web: web.BaseRequest
     decision: Decision
     limits: Limits
+    finish: Callable[[Answered], None]
+    lift_deadline: Callable[[], None]
     resource: object = None
+    body: bytes | None = None
+    begun: Answered | None = None
+    """The answer whose head was sent while the handler still works."""
     _query: dict[str, list[str]] | None = None
 
     @property

@@ -8,30 +8,26 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 from uuid import uuid4
 
-import asyncpg  # type: ignore[import-untyped]  # has neither stubs nor py.typed
 import structlog
-from pydantic import SecretStr
 
 from moorage.config.settings import Database as DatabaseSettings
-from moorage.database.pool import async_url, is_pooled
 from moorage.events.bus import BusUnavailable, Delivery, Message, OnChange, Partition, PartitionLost
+from moorage.events.postgres_link import Ear, Link, cancel
 
 log = structlog.get_logger("moorage.events")
 
 PUBLISH: Final = "SELECT moorage_bus.publish($1, $2, $3, $4)"
 """With `arguments`; on any connection of the module's app role, also inside a transaction of its own."""
-_COMMAND_TIMEOUT: Final = 30.0
 _FETCH_BYTES: Final = 8 * 1024 * 1024
 """Bodies at most in the answer to one `fetch`, over all partitions: what a consumer has in memory stays bounded."""
 _TRIM_EVERY: Final = 60.0
 _TRIM_AT_ONCE: Final = 5_000
-_KEEPALIVE: Final = 30.0
 _BEATS_PER_LEASE: Final = 6
 _LISTENING_POLLS: Final = 5
 """A process that is woken looks this many times less often on its own."""
@@ -57,7 +53,7 @@ class PostgresPublisher:
     """
 
     def __init__(self, database: DatabaseSettings, *, name: str, retention: float = 604_800.0) -> None:
-        self._link = _Link(database, name, size=2)
+        self._link = Link(database, name, size=2)
         self._retention = retention
         self._trimming: asyncio.Task[None] | None = None
 
@@ -70,7 +66,7 @@ class PostgresPublisher:
 
     async def close(self) -> None:
         """Let go of everything; never raises, and may be called twice."""
-        await _cancel([self._trimming])
+        await cancel([self._trimming])
         self._trimming = None
         await self._link.close()
 
@@ -116,7 +112,7 @@ class PostgresSubscriber:
     def __init__(
         self, database: DatabaseSettings, *, name: str, lease: float = 15.0, poll: float = 1.0
     ) -> None:
-        self._link = _Link(database, name, size=3)
+        self._link = Link(database, name, size=3)
         self._lease = lease
         self._poll = poll
         self._member = uuid4()
@@ -128,7 +124,7 @@ class PostgresSubscriber:
         self._paused: set[Partition] = set()
         self._turn = asyncio.Lock()
         self._wake, self._beat_now, self._changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._ear = _Ear(self._link, self._heard)
+        self._ear = Ear(self._link, self._heard)
         self._looked = self._beaten = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -146,7 +142,7 @@ class PostgresSubscriber:
     async def close(self) -> None:
         """Leave the group; never raises, and may be called twice."""
         tasks, self._tasks = self._tasks, []
-        await _cancel(tasks)
+        await cancel(tasks)
         self._held.clear()
         if tasks:
             with contextlib.suppress(BusUnavailable):
@@ -351,170 +347,6 @@ class PostgresSubscriber:
             log.exception("a change of partitions was not taken well")
 
 
-class _Link:
-    """The module's connections to the bus: few, opened when they are needed."""
-
-    def __init__(self, database: DatabaseSettings, name: str, *, size: int) -> None:
-        assert database.dsn is not None, "the bus needs database.dsn"
-        self._database = database
-        self._pooled = is_pooled(database)
-        self._name = name
-        self._size = size
-        self._pool: Any = None
-
-    async def open(self) -> None:
-        if self._pool is None:
-            assert self._database.dsn is not None
-            with _translated():
-                self._pool = await asyncpg.create_pool(
-                    _plain(self._database.dsn),
-                    min_size=0,
-                    max_size=self._size,
-                    command_timeout=_COMMAND_TIMEOUT,
-                    max_inactive_connection_lifetime=60,
-                    reset=_nothing,  # no state of a session is used
-                    **self._options(self._pooled),
-                )
-
-    async def close(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            try:
-                await asyncio.wait_for(pool.close(), 5)
-            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                pool.terminate()
-
-    async def fetch(self, statement: str, *values: object) -> list[Any]:
-        """Run *statement*, a transaction of its own; raises `BusUnavailable`."""
-        with _translated():
-            if self._pool is None:
-                raise BusUnavailable("the event bus is not open")
-            async with self._pool.acquire(timeout=self._database.acquire_timeout) as connection:
-                if not self._pooled:
-                    return list(await connection.fetch(statement, *values))
-                # Through a pooler, preparing and executing would else meet two servers.
-                async with connection.transaction():
-                    return list(await connection.fetch(statement, *values))
-
-    async def connect(self) -> Any:
-        """A connection straight to the server, if there is a way."""
-        dsn = self._database.direct_dsn or self._database.dsn
-        assert dsn is not None
-        return await asyncpg.connect(
-            _plain(dsn), command_timeout=_COMMAND_TIMEOUT, **self._options(pooled=False)
-        )
-
-    def _options(self, pooled: bool) -> dict[str, Any]:
-        options: dict[str, Any] = {"timeout": self._database.connect_timeout}
-        if pooled:
-            return {**options, "statement_cache_size": 0}
-        return {**options, "server_settings": {"application_name": self._name}}
-
-
-class _Ear:
-    """Listens for what the bus notifies of. It heals itself; who is not woken meanwhile polls."""
-
-    def __init__(self, link: _Link, heard: Callable[[str | None], None]) -> None:
-        self._link = link
-        self._heard = heard
-        self._task: asyncio.Task[None] | None = None
-        self._first = asyncio.Event()
-        self._topics: dict[str, str | None] = {}
-        self.backend: int | None = None
-        """The server's process for this connection: the others know by it that this member is there."""
-
-    @property
-    def listening(self) -> bool:
-        return self.backend is not None
-
-    async def start(self) -> None:
-        """Returns after the first try, so that a member joins as one that is woken."""
-        self._task = asyncio.create_task(self._run(), name="moorage-bus-listen")
-        await self._first.wait()
-
-    async def stop(self) -> None:
-        await _cancel([self._task])
-        self._task = None
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                direct = await self._listen()
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
-                log.warning("nobody wakes the consumer now", reason=_first_line(exc))
-            else:
-                if not direct:
-                    log.info("the database is behind a pooler: the event bus is polled")
-                    return
-            finally:
-                self.backend = None
-                self._first.set()
-            await asyncio.sleep(1.0)
-
-    async def _listen(self) -> bool:
-        """Listen until the connection ends; False at once if it is not the server's own."""
-        connection = await self._link.connect()
-        try:
-            backend = await connection.fetchval("SELECT pg_backend_pid()")
-            if backend != connection.get_server_pid():  # a pooler makes one up
-                return False
-            rows = await connection.fetch("SELECT channel, topic FROM moorage_bus.channels()")
-            self._topics = {row["channel"]: row["topic"] for row in rows}
-            for channel in self._topics:
-                await connection.add_listener(channel, self._on_notify)
-            self.backend = backend
-            self._first.set()
-            for topic in self._topics.values():
-                self._heard(topic)  # of what came while nobody listened
-            ended = asyncio.Event()
-            connection.add_termination_listener(lambda _: ended.set())
-            while not ended.is_set():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_KEEPALIVE):
-                        await ended.wait()
-                if not ended.is_set():
-                    await connection.execute("SELECT 1")
-            return True
-        finally:
-            connection.terminate()
-
-    def _on_notify(self, _: object, __: int, channel: str, ___: object) -> None:
-        self._heard(self._topics.get(channel))
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
-        raise BusUnavailable(_explained(exc)) from exc
-
-
-def _explained(exc: BaseException) -> str:
-    if isinstance(
-        exc,
-        (
-            asyncpg.InvalidSchemaNameError,
-            asyncpg.UndefinedFunctionError,
-            asyncpg.InsufficientPrivilegeError,
-        ),
-    ):
-        return (
-            f"the database's event bus is not there for this role ({_first_line(exc)}); does spec.events of the "
-            "Module declare anything, and has the operator seen it?"
-        )
-    hint = getattr(exc, "hint", None)
-    return f"the event bus: {_first_line(exc)}" + (f" ({hint})" if hint else "")
-
-
-def _first_line(exc: BaseException) -> str:
-    return (str(exc).splitlines() or [type(exc).__name__])[0]
-
-
-def _plain(dsn: SecretStr) -> str:
-    return async_url(dsn).set(drivername="postgresql").render_as_string(hide_password=False)
-
-
 def _columns(partitions: Iterable[Partition]) -> tuple[list[str], list[int]]:
     listed = list(partitions)
     return [topic for topic, _ in listed], [number for _, number in listed]
@@ -531,27 +363,15 @@ def _delivery(row: Any) -> Delivery:
     )
 
 
-async def _trim(link: _Link, retention: float | None) -> None:
+async def _trim(link: Link, retention: float | None) -> None:
     """Delete what everybody has read; *retention* in seconds, None: as the topics' owners set it."""
     keep = None if retention is None else timedelta(seconds=retention)
+    gone = _TRIM_AT_ONCE
     try:
-        while (await link.fetch("SELECT moorage_bus.trim($1, $2) AS gone", keep, _TRIM_AT_ONCE))[0][
-            "gone"
-        ] == _TRIM_AT_ONCE:
-            await asyncio.sleep(0.1)
+        while gone == _TRIM_AT_ONCE:
+            gone = (await link.fetch("SELECT moorage_bus.trim($1, $2)", keep, _TRIM_AT_ONCE))[0][0]
     except BusUnavailable as exc:
         log.debug("the event bus was not trimmed", reason=str(exc))
-
-
-async def _cancel(tasks: Iterable[asyncio.Task[None] | None]) -> None:
-    running = [task for task in tasks if task is not None]
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
-
-
-async def _nothing(_: object) -> None:
-    return None
 
 
 async def _ignore(_: frozenset[Partition]) -> None:

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BeforeValidator, SecretStr
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from moorage.config.layers import fields
 from moorage.config.settings import Settings
-from moorage.config.values import seconds
+from moorage.config.values import is_duration, reloads
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/configuration.md"
 BEGIN = "<!-- Made by `python tests/docs/settings_table.py` from moorage.config.settings. Do not edit. -->"
@@ -24,15 +24,15 @@ def table() -> str:
 def _rows() -> Iterator[str]:
     for path, info in fields(Settings):
         variable = "_".join(path).upper()
-        yield f"| `{'.'.join(path)}` | `{variable}` | {_default(info)} | {info.description} |"
+        meaning = f"{info.description}{' ↻' if reloads(info) else ''}"
+        yield f"| `{'.'.join(path)}` | `{variable}` | {_default(info)} | {meaning} |"
 
 
 def _default(info: FieldInfo) -> str:
     value: Any = info.default
     if isinstance(value, SecretStr) or value is None or value in ("", ()):
         return "–"
-    duration = any(isinstance(one, BeforeValidator) and one.func is seconds for one in info.metadata)
-    return f"`{value:g}s`" if duration else f"`{value}`"
+    return f"`{value:g}s`" if is_duration(info) else f"`{value}`"
 
 
 def replaced(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Final, TypeVar, cast
 import structlog
 
 from moorage.config.settings import Config, Settings
+from moorage.errorbus import ErrorBus
 from moorage.health import Health
 from moorage.metrics import Metrics
 from moorage.module import Module
@@ -58,6 +59,16 @@ class Assembly:
     def __post_init__(self) -> None:
         place = self.settings.moorage
         self.metrics = Metrics(module=self.name, version=place.version, revision=place.revision)
+        options = self.settings.errors
+        self.errors = ErrorBus(
+            module=self.name,
+            version=place.version,
+            environment=self.settings.environment,
+            metrics=self.metrics,
+            queue=options.queue,
+            window=options.window,
+            rate=options.rate,
+        )
 
     @classmethod
     def of(

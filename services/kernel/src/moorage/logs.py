@@ -1,45 +1,52 @@
-"""Logs: JSON lines for machines, colours for people; never a secret."""
+"""Logs: JSON lines for machines, colours for people; never a secret, never a line that a stranger has written.
 
+Everything that is logged in this process, by structlog or by the standard library, takes the same way: what the
+context knows is added, `moorage.redaction` hides and shortens, lines that only repeat are counted instead of written.
+"""
+
+import json
 import logging
+import re
 import sys
+import time
+import traceback
 from collections.abc import MutableMapping
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import structlog
-from pydantic import SecretBytes, SecretStr
-from structlog.typing import Processor
+from structlog.typing import ExcInfo, Processor
 
+from moorage import redaction, trace
 from moorage.config.settings import Settings
+from moorage.redaction import HIDDEN as HIDDEN
 
-_SECRET_NAMES: Final = (
-    "password",
-    "passwd",
-    "secret",
-    "token",
-    "authorization",
-    "cookie",
-    "dsn",
-    "api_key",
-    "private_key",
+Event = MutableMapping[str, Any]
+
+REPEAT_WINDOW: Final = 10.0
+"""Seconds in which identical lines are counted."""
+_NOISY: Final = ("asyncio", "aiohttp.access", "sqlalchemy", "aiokafka", "kafka", "watchfiles", "urllib3")
+"""Libraries that are chatty at debug, about things that are not the developer's."""
+_NOT_COMPARED: Final = frozenset(
+    {"time", "request_id", "trace_id", "span_id", "_record", "_from_structlog", "_logger", "_name"}
 )
-HIDDEN: Final = "***"
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROLS_BUT_LINES: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_MAX_FRAMES: Final = 25
+_MAX_TRACEBACK: Final = 32 * 1024
 
 
 def configure(settings: Settings, *, service: str, for_good: bool = True) -> None:
-    """Send everything that is logged in this process, by structlog or the standard library, to standard
-    output.
+    """Send everything that is logged in this process to standard output.
 
     Each line has time, level, message (``event``), logger, service and version; within a request also
-    request_id, trace_id and user_id (`structlog.contextvars`).
+    request_id, trace_id, span_id, user_id and tenant_id (`structlog.contextvars`).
     """
-    level = settings.logging.level
-    if settings.development and "level" not in settings.logging.model_fields_set:
-        level = "debug"
     form = settings.logging.format
     if form is None:
         form = "console" if settings.development or sys.stdout.isatty() else "json"
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        trace.log_fields,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.stdlib.PositionalArgumentsFormatter(),
@@ -65,27 +72,92 @@ def configure(settings: Settings, *, service: str, for_good: bool = True) -> Non
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(form)],
         )
     )
+    handler.addFilter(Repeats(settings.logging.repeats))
+    logging.getLogger().handlers[:] = [handler]
+    set_level(settings)
+
+
+def set_level(settings: Settings) -> None:
+    """Show what *settings* ask for, from the next line on."""
+    level: str = settings.logging.level
+    if settings.development and "level" not in settings.logging.model_fields_set:
+        level = "debug"
+    number = logging.getLevelNamesMapping()[level.upper()]
     root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    # Libraries that are chatty at debug, about things that are not the developer's.
-    for noisy in ("asyncio", "aiohttp.access", "sqlalchemy", "watchfiles"):
-        logging.getLogger(noisy).setLevel(max(logging.getLevelName(level.upper()), logging.WARNING))
+    root.setLevel(number)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(max(number, logging.WARNING))
+    for handler in root.handlers:
+        for each in handler.filters:
+            if isinstance(each, Repeats):
+                each.most = settings.logging.repeats
 
 
-def redact(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Hide values whose type or name says that they are secret."""
-    for name, value in event.items():
-        named = isinstance(value, (str, bytes)) and any(word in name.lower() for word in _SECRET_NAMES)
-        if named or isinstance(value, (SecretStr, SecretBytes)):
-            event[name] = HIDDEN
-        elif isinstance(value, dict):
-            event[name] = redact(None, "", dict(value))
+def redact(_: object, __: str, event: Event) -> Event:
+    """Hide values whose type or name says that they are secret, and cut what is huge."""
+    try:
+        redaction.mask(event)
+    except Exception as exc:  # noqa: BLE001 - somebody's __str__; whoever logs must not fail for it
+        for name in event.keys() - redaction.OURS - {"event"}:
+            event[name] = f"(not shown: {type(exc).__name__})"
     return event
 
 
+class Repeats(logging.Filter):
+    """Lets a line pass at most *most* times in `REPEAT_WINDOW`; 0: without a bound.
+
+    What was left out is said by the next such line (``repeated``), at the latest by a line of its own when
+    anything is logged after the window. Lines are identical if logger, level, message and fields are; the request
+    and its trace may differ. The access log is no part of it: each of its lines is a request.
+    """
+
+    _MOST_KEPT: Final = 1000
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self._seen: dict[object, list[int]] = {}
+        self._until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether *record* is to be written."""
+        if self.most == 0 or record.name == "moorage.access":
+            return True
+        now = time.monotonic()
+        if now >= self._until:
+            self._sweep(now)
+        key = _identity(record)
+        counts = self._seen.get(key)
+        if counts is None:
+            if len(self._seen) < self._MOST_KEPT:
+                self._seen[key] = [1, 0]
+            return True
+        if counts[0] < self.most:
+            counts[0] += 1
+            return True
+        counts[1] += 1
+        return False
+
+    def _sweep(self, now: float) -> None:
+        """Begin a new window, and say what the last one left out."""
+        self._until = now + REPEAT_WINDOW
+        ended, self._seen = self._seen, {}
+        for key, (_, left_out) in ended.items():
+            if left_out:
+                name, level, message = key[:3]  # type: ignore[index]  # of _identity
+                logging.getLogger(name).log(level, message, extra={"repeated": left_out})
+
+
+def _identity(record: logging.LogRecord) -> tuple[Any, ...]:
+    if isinstance(record.msg, dict):
+        event = record.msg
+        fields = tuple(str(value) for name, value in event.items() if name not in _NOT_COMPARED)
+        return (record.name, record.levelno, str(event.get("event")), fields)
+    return (record.name, record.levelno, str(record.msg), str(record.args))
+
+
 def _service(service: str, version: str) -> Processor:
-    def add(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    def add(_: object, __: str, event: Event) -> Event:
         event.setdefault("service", service)
         event.setdefault("version", version)
         return event
@@ -98,17 +170,62 @@ def _rendering(form: str) -> list[Processor]:
         return [
             # Without local variables: they hold bodies, tokens and passwords.
             structlog.processors.ExceptionRenderer(
-                structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+                structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=_MAX_FRAMES)
             ),
+            _masked_exception,
             structlog.processors.EventRenamer("message"),
-            structlog.processors.JSONRenderer(),
+            structlog.processors.JSONRenderer(serializer=_json),
         ]
     return [
+        _on_one_line,
         structlog.dev.ConsoleRenderer(
             timestamp_key="time",
             colors=sys.stdout.isatty(),
             # Not rich's, the default where it is installed: it prints local variables, and takes seconds for them in
             # the event loop.
-            exception_formatter=structlog.dev.plain_traceback,
-        )
+            exception_formatter=_traceback,
+        ),
     ]
+
+
+def _masked_exception(_: object, __: str, event: Event) -> Event:
+    """The text of an exception may quote what it is about: an address with its password, a statement's values."""
+    for name in ("exception", "stack"):
+        if name in event:
+            event[name] = redaction.shown(event[name])
+    return event
+
+
+def _json(event: Event, **options: Any) -> str:
+    try:
+        return json.dumps(event, allow_nan=False, **options)
+    except ValueError:  # NaN and infinity, which JSON has not
+        return json.dumps({name: _finite(value) for name, value in event.items()}, **options)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, (str, int, bool)) or value is None:
+        return value
+    return str(value)
+
+
+def _on_one_line(_: object, __: str, event: Event) -> Event:
+    """Neutralise line ends and escape sequences: a value must not be able to write lines of its own, nor to the
+    terminal.
+    """
+    for name, value in event.items():
+        if isinstance(value, str):
+            if name == "stack":
+                event[name] = _CONTROLS_BUT_LINES.sub(_escaped, value)
+            elif _CONTROLS.search(value):
+                event[name] = _CONTROLS.sub(_escaped, value)
+    return event
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
+
+
+def _traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+    lines = "".join(traceback.format_exception(*exc_info, limit=-_MAX_FRAMES))
+    stream.write(_CONTROLS_BUT_LINES.sub(_escaped, redaction.text(lines, _MAX_TRACEBACK)).rstrip("\n"))

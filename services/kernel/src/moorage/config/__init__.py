@@ -3,6 +3,6 @@
 from moorage.config.layers import Layer, read_layers
 from moorage.config.loading import ConfigError, load
 from moorage.config.settings import Config, Settings
-from moorage.config.values import Duration
+from moorage.config.values import Duration, Reloadable
 
-__all__ = ["Config", "ConfigError", "Duration", "Layer", "Settings", "load", "read_layers"]
+__all__ = ["Config", "ConfigError", "Duration", "Layer", "Reloadable", "Settings", "load", "read_layers"]

@@ -12,11 +12,15 @@ A new rig is a module beside this one and a fixture here::
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 
 from rigs import RigUnavailable
 from testcluster.switches import switched_on
+
+if TYPE_CHECKING:
+    from rigs.pgbouncer import Pooler
 
 
 @contextmanager
@@ -49,3 +53,21 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     with available(), kafka.running(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker.bootstrap
+
+
+@pytest.fixture(scope="session")
+def postgres15() -> Iterator[str]:
+    """The superuser's DSN of a real PostgreSQL 15. Everybody shares it: use databases of your own."""
+    from rigs import postgres15 as rig
+
+    with available(), rig.running() as server:
+        yield server.dsn
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres15: str) -> "Iterator[Pooler]":
+    """A real PgBouncer in transaction mode before `postgres15`, with two connections for each role and database."""
+    from rigs import pgbouncer as rig
+
+    with available(), rig.running(postgres15) as pooler:
+        yield pooler

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from moorage.config import Config
     from moorage.database.db import Db
     from moorage.database.table import Table
+    from moorage.database.tenancy import Tenanted
     from moorage.errors import (
         AppError,
         BadRequest,
@@ -45,6 +46,7 @@ __all__ = [
     "Query",
     "Request",
     "Table",
+    "Tenanted",
     "Unauthenticated",
     "Unavailable",
     "User",
@@ -54,6 +56,7 @@ _HOMES = {
     "Config": "moorage.config",
     "Db": "moorage.database.db",
     "Table": "moorage.database.table",
+    "Tenanted": "moorage.database.tenancy",
     "Caller": "moorage.guard.identity",
     "ModuleCaller": "moorage.guard.identity",
     "User": "moorage.guard.identity",

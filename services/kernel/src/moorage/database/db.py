@@ -1,15 +1,23 @@
 """The unit of work that handlers are given."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from sqlalchemy import Executable, Result, Select, func, inspect, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from moorage.database.tenancy import Tenancy, TenancyError
 from moorage.model import Paging
+from moorage.module import DeclarationError
+
+if TYPE_CHECKING:
+    from moorage.events.event import Event
 
 T = TypeVar("T")
+TENANCY: Final = "moorage_tenancy"
+"""Key of a session's `Tenancy` in its ``info``."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,72 @@ class Db:
     async def execute(self, statement: Executable, parameters: Any = None) -> Result[Any]:
         """Run any statement."""
         return await self.session.execute(statement, parameters)
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """A part that may fail alone: if the block raises, what it did is undone, and the rest goes on."""
+        async with self.session.begin_nested():
+            yield
+
+    @property
+    def tenant(self) -> str | None:
+        """Whose rows of `Tenanted` tables are seen and written; ``None``: nobody's."""
+        return self._tenancy.tenant
+
+    async def use_tenant(self, tenant: str) -> None:
+        """Work for *tenant* from here on: for a job, or an anonymous route that learned it from what it loaded.
+
+        A request of a user is for the tenant that the access token names already; an event for the one that its
+        emitter worked for.
+
+        Raises:
+            TenancyError: it works for another tenant, or for all.
+        """
+        await self._turn_to(self._tenancy.naming(tenant))
+
+    async def use_system(self, why: str) -> None:
+        """See the rows of all tenants from here on, in tables whose migration says ``tenanted(…, system=True)``.
+
+        A row that is added must name its ``tenant_id`` unless the unit of work has a tenant.
+
+        Args:
+            why: the reason, for whoever reviews the code and for the log.
+
+        Raises:
+            TenancyError: there is no reason.
+        """
+        await self._turn_to(self._tenancy.widened(why))
+
+    @property
+    def _tenancy(self) -> Tenancy:
+        tenancy: Tenancy = self.session.info[TENANCY]
+        return tenancy
+
+    async def _turn_to(self, wanted: Tenancy) -> None:
+        if self.session.in_nested_transaction():
+            # Rolled back, it would take the setting with it, and leave us believing in it.
+            raise TenancyError("say for whom to work before the savepoint, not inside it")
+        self.session.info[TENANCY] = wanted
+        if self.session.in_transaction():  # its start has set what was known then
+            for name, value in wanted.settings().items():
+                await self.session.execute(select(func.set_config(name, value, True)))
+
+    async def emit(self, event: "Event") -> None:
+        """Tell other modules that *event* happened, if and when this unit of work commits; never otherwise.
+
+        Events with one key are handled in the order of their commits.
+
+        Raises:
+            DeclarationError: its type is not in the Module's ``spec.events.publishes``.
+            ValueError: it is too large, or its key is.
+        """
+        outbox = self.session.info.get("moorage_outbox")
+        if outbox is None:
+            raise DeclarationError(
+                f"{type(event).__qualname__} cannot be emitted: the Module declares no events; add "
+                f"spec.events.publishes: [{event.__event_type__}]"
+            )
+        outbox.collect(self.session.sync_session, event, self.tenant)
 
     async def page(self, query: Select[T], paging: Paging) -> Rows[T]:
         """The part of *query* that *paging* asks for, and the number of all its rows.

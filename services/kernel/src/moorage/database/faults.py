@@ -6,10 +6,19 @@ from typing import Final
 
 from sqlalchemy import exc as sa
 
-from moorage.errors import AppError, Conflict, Invalid, Timeout, Unavailable
+from moorage.errors import AppError, Conflict, Forbidden, Invalid, Timeout, Unavailable
 
 _RETRY_AFTER_S: Final = 2
 _DIVISION_BY_ZERO: Final = "22012"
+_POLICY_FUNCTION: Final = "ExecWithCheckOptions"
+"""Where PostgreSQL raises "new row violates row-level security policy" (src/backend/executor/execMain.c)."""
+
+
+class Again(Unavailable):
+    """503: it failed only because of what others did at the same time; the same again may do."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("Somebody else changed the same; try again.", retry_after=1, reason=reason)
 
 
 @contextmanager
@@ -33,8 +42,8 @@ def translate(exc: BaseException) -> AppError | None:
 
     By SQLSTATE (PostgreSQL's appendix A): 23505 unique → 409, 23503 foreign key → 422 (409 on DELETE), 23514
     check → 422, 22 (a value that the column or the encoding cannot take, such as a NUL) → 422, 57014 statement
-    timeout → 504, 40001 and 40P01 (serialisation, deadlock) → 503 to be repeated,
-    08, 57P and 53 (connection, shutdown, resources) → 503.
+    timeout → 504, 40001, 40P01 and 55P03 (serialisation, deadlock, lock) → 503 to be repeated (`Again`),
+    08, 57P and 53 (connection, shutdown, resources) → 503. A row for a tenant that the unit of work is not for → 403.
     """
     reason = f"{type(exc).__name__}: {exc}"
     if isinstance(exc, (sa.TimeoutError, OSError, TimeoutError)):
@@ -46,6 +55,8 @@ def translate(exc: BaseException) -> AppError | None:
     state = str(getattr(exc.orig, "sqlstate", None) or "")
     constraint = getattr(getattr(exc.orig, "__cause__", None), "constraint_name", None)
     details = {"constraint": constraint} if constraint else None
+    if (refused := _tenant_refused(exc.orig, state, reason)) is not None:
+        return refused
     if state == "23505":
         return Conflict("There is one with these values already.", code="already_exists", details=details)
     if state == "23503":
@@ -60,10 +71,22 @@ def translate(exc: BaseException) -> AppError | None:
         return Invalid("A value cannot be stored as it is.")  # the server's words quote it
     if state == "57014":
         return Timeout(reason=reason)
-    if state in {"40001", "40P01"}:
-        return Unavailable("Somebody else changed the same; try again.", retry_after=1, reason=reason)
+    if state in {"40001", "40P01", "55P03"}:
+        return Again(reason)
     if exc.connection_invalidated or state[:2] in {"08", "53"} or state[:3] == "57P":
         return Unavailable(
             "The database is not available at the moment.", retry_after=_RETRY_AFTER_S, reason=reason
         )
     return None
+
+
+def _tenant_refused(origin: object, state: str, reason: str) -> AppError | None:
+    """403 where row-level security keeps a row out; PostgreSQL's texts may be translated, its functions' names not."""
+    cause = getattr(origin, "__cause__", None)
+    by_policy = state == "42501" and getattr(cause, "server_source_function", "") == _POLICY_FUNCTION
+    no_tenant = state == "23502" and getattr(cause, "column_name", "") == "tenant_id"
+    if not by_policy and not no_tenant:
+        return None
+    return Forbidden(
+        "This needs a tenant, and is not done for another one.", code="tenant_required", reason=reason
+    )

@@ -33,7 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
 from moorage.database import platform
-from moorage.database.pool import new_engine
+from moorage.database.engine import new_engine
 
 VERSION_TABLE: Final = "alembic_version"
 RECORD_TABLE: Final = "moorage_migrations"

@@ -1,8 +1,6 @@
 """The declarative base of every module's tables."""
 
-import os
 import re
-import time
 from datetime import datetime
 from typing import Any, ClassVar, Final
 from uuid import UUID
@@ -11,7 +9,10 @@ from pydantic import BaseModel
 from sqlalchemy import DateTime, MetaData, Uuid, func
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-_CONVENTION: Final = {
+from moorage.database import tenancy
+from moorage.ids import uuid7 as uuid7
+
+CONVENTION: Final = {
     "ix": "ix_%(column_0_N_label)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
     "ck": "ck_%(table_name)s_%(constraint_name)s",
@@ -23,15 +24,9 @@ _packages: dict[str, MetaData] = {}
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
-def uuid7() -> UUID:
-    """A UUID that sorts by the time it was made, to the millisecond (RFC 9562, 5.7)."""
-    value = time.time_ns() // 1_000_000 << 80 | int.from_bytes(os.urandom(10), "big")
-    return UUID(int=value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
-
-
 def metadata_of(package: str) -> MetaData:
     """The tables of one top-level package: two modules in one process do not meet."""
-    return _packages.setdefault(package, MetaData(naming_convention=_CONVENTION))
+    return _packages.setdefault(package, MetaData(naming_convention=CONVENTION))
 
 
 class Table(DeclarativeBase):
@@ -61,3 +56,5 @@ class Table(DeclarativeBase):
         if not cls.__dict__.get("__abstract__") and not hasattr(cls, "__tablename__"):
             cls.__tablename__ = _WORD_START.sub("_", cls.__name__).lower()
         super().__init_subclass__(**kwargs)
+        if issubclass(cls, tenancy.Tenanted) and "__table__" in cls.__dict__:
+            tenancy.complete(cls.__table__)

@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 from moorage.database.embedded import EmbeddedPostgres
 from moorage.database.migrations import VERSION_TABLE
 from moorage.database.platform import PREFIX
-from moorage.database.pool import new_engine
+from moorage.database.engine import new_engine
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import Token
 from types import TracebackType
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 import structlog
 from opentelemetry import trace as otel
@@ -70,7 +71,7 @@ class OtelTracer:
         attributes: Mapping[str, str],
     ) -> None:
         _quieten()
-        self._exporter = Watched(OTLPSpanExporter(endpoint=endpoint), counted)
+        self._exporter = Watched(OTLPSpanExporter(endpoint=endpoint), counted, endpoint)
         self._provider = TracerProvider(
             sampler=sampler,
             resource=Resource({**attributes, **_SDK}),
@@ -246,9 +247,10 @@ class Queue(BatchSpanProcessor):
 class Watched(SpanExporter):
     """An exporter whose failures are counted, and said once a minute."""
 
-    def __init__(self, exporter: SpanExporter, counted: Counted) -> None:
+    def __init__(self, exporter: SpanExporter, counted: Counted, endpoint: str) -> None:
         self._exporter = exporter
         self._counted = counted
+        self._address = urlsplit(endpoint).netloc.rpartition("@")[2]
         self._stopped = False
         self._said: float | None = None
         self._lost = 0
@@ -273,7 +275,12 @@ class Watched(SpanExporter):
         self._lost += lost
         now = time.monotonic()
         if self._said is None or now - self._said >= _LOG_EVERY_S:
-            log.warning("spans could not be exported", spans=self._lost, reason=_reasons.here.first)
+            log.warning(
+                "spans could not be exported",
+                address=self._address,
+                spans=self._lost,
+                reason=_reasons.here.first,
+            )
             self._said, self._lost = now, 0
 
     def shutdown(self) -> None:

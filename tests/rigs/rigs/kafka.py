@@ -84,6 +84,11 @@ class Security:
     authority: Authority
     """Signs the broker's certificate; its own, ``authority.pair.certificate``, is what clients trust."""
 
+    @property
+    def passwords(self) -> Mapping[str, str]:
+        """Of all users, `ADMIN` included."""
+        return {ADMIN: "admin-secret", **self.users}
+
 
 def libraries() -> Path:
     """The folder with Kafka's jars; fetched with Maven where the cache lacks them.
@@ -224,7 +229,7 @@ class Broker:
             "security_protocol": "SASL_SSL",
             "sasl_mechanism": "PLAIN",
             "username": user,
-            "password": self._security.users[user],
+            "password": self._security.passwords[user],
             "ca_file": str(self._security.authority.pair.certificate),
         }
 
@@ -271,7 +276,7 @@ class Broker:
         bundle = self._home / "kafka.pem"
         bundle.touch(mode=0o600)
         bundle.write_text(pair.key.read_text() + pair.certificate.read_text())
-        users = {ADMIN: "admin-secret", **self._security.users}
+        users = self._security.passwords
         login = "".join(f' user_{name}="{password}"' for name, password in users.items())
         jaas = (
             "org.apache.kafka.common.security.plain.PlainLoginModule required"

@@ -22,9 +22,13 @@ if TYPE_CHECKING:
         Unauthenticated,
         Unavailable,
     )
+    from moorage.events.event import Event, EventInfo, Reject
     from moorage.guard.identity import Caller, ModuleCaller, User
+    from moorage.http.answers import Content
     from moorage.http.request import Request
-    from moorage.model import Model, Out, Page, Paging, Query
+    from moorage.http.streams import ServerSent, Stream
+    from moorage.http.websocket import SocketClosed, WebSocket
+    from moorage.model import CursorPage, CursorPaging, Model, Out, Page, Paging, Query
     from moorage.module import Module
 
 __all__ = [
@@ -33,7 +37,12 @@ __all__ = [
     "Caller",
     "Config",
     "Conflict",
+    "Content",
+    "CursorPage",
+    "CursorPaging",
     "Db",
+    "Event",
+    "EventInfo",
     "Forbidden",
     "Invalid",
     "Model",
@@ -44,12 +53,17 @@ __all__ = [
     "Page",
     "Paging",
     "Query",
+    "Reject",
     "Request",
+    "ServerSent",
+    "SocketClosed",
+    "Stream",
     "Table",
     "Tenanted",
     "Unauthenticated",
     "Unavailable",
     "User",
+    "WebSocket",
 ]
 
 _HOMES = {
@@ -57,10 +71,20 @@ _HOMES = {
     "Db": "moorage.database.db",
     "Table": "moorage.database.table",
     "Tenanted": "moorage.database.tenancy",
+    "Event": "moorage.events.event",
+    "EventInfo": "moorage.events.event",
+    "Reject": "moorage.events.event",
     "Caller": "moorage.guard.identity",
     "ModuleCaller": "moorage.guard.identity",
     "User": "moorage.guard.identity",
+    "Content": "moorage.http.answers",
+    "CursorPage": "moorage.model",
+    "CursorPaging": "moorage.model",
     "Request": "moorage.http.request",
+    "ServerSent": "moorage.http.streams",
+    "SocketClosed": "moorage.http.websocket",
+    "Stream": "moorage.http.streams",
+    "WebSocket": "moorage.http.websocket",
     "Model": "moorage.model",
     "Out": "moorage.model",
     "Page": "moorage.model",

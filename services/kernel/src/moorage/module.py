@@ -3,9 +3,12 @@
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from moorage.config.settings import Config
+
+if TYPE_CHECKING:
+    from moorage.events.event import Event
 
 Function = Callable[..., Awaitable[Any] | AsyncIterator[Any]]
 """``async def``, with ``return`` or, for answers that are sent piece by piece, with ``yield``."""
@@ -51,6 +54,19 @@ class Handler:
         return f"{self.function.__module__}.{self.function.__qualname__}"
 
 
+@dataclass(frozen=True)
+class Reaction:
+    """The function that handles events of one type."""
+
+    event: "type[Event]"
+    function: Function
+
+    @property
+    def where(self) -> str:
+        """How messages call it: ``blog.reactions.count``."""
+        return f"{self.function.__module__}.{self.function.__qualname__}"
+
+
 class Module:
     """A backend module: ``module = Module("blog")``, then handlers for the rules of its Routes.
 
@@ -68,6 +84,7 @@ class Module:
         self.name = name
         self.config = config
         self.handlers: dict[str, Handler] = {}
+        self.reactions: dict[str, Reaction] = {}
 
     def handle(
         self,
@@ -107,6 +124,29 @@ class Module:
         def register(function: F) -> F:
             options = (resource, status, etag, cache, idempotent, compress)
             self._register(Handler(str(rule), function, *options))
+            return function
+
+        return register
+
+    def on(self, event: "type[Event]") -> Callable[[F], F]:
+        """Handle the events of a class's type with the decorated coroutine function; one for each type.
+
+        One of its parameters is of the class; the others say what it needs, as those of `handle`: `Db`, `EventInfo`,
+        the module's `Config`, what ports provide. What it changes by its `Db` is committed together with the note
+        that the event was handled, so that it takes effect once. It raises `Reject` for what can never be handled;
+        any other error is tried again.
+        """
+        if not event.__event_type__:
+            raise DeclarationError(f"{event.__qualname__} has no type; give the class type= and key=")
+
+        def register(function: F) -> F:
+            reaction = Reaction(event, function)
+            other = self.reactions.get(event.__event_type__)
+            if other is not None and other.where != reaction.where:
+                raise DeclarationError(
+                    f"{event.__event_type__} has two handlers: {other.where} and {reaction.where}; let one call both"
+                )
+            self.reactions[event.__event_type__] = reaction
             return function
 
         return register

@@ -28,7 +28,7 @@ async def converge(connection: AsyncConnection) -> bool:
     """
     await connection.exec_driver_sql(_CREATE)
     found = await connection.exec_driver_sql(f"SELECT part, version FROM {TABLE}")  # noqa: S608 - a constant
-    versions = {str(part): int(version) for part, version in found}
+    versions = {str(row[0]): int(row[1]) for row in found}
     changed = False
     for part, steps in _PARTS.items():
         for number, script in steps:

@@ -43,6 +43,8 @@ STEPS: Final[tuple[tuple[int, str], ...]] = (
         COMMENT ON TABLE moorage_inbox IS
             'Events that came: handled (done, kept to find duplicates), parked (retry), given up (dead).';
         CREATE INDEX moorage_inbox_retry ON moorage_inbox (topic, key, seq) WHERE state = 'retry';
+        -- Of each key only the first parked event has a time; the others wait for it.
+        CREATE INDEX moorage_inbox_due ON moorage_inbox (next_at) WHERE state = 'retry' AND next_at IS NOT NULL;
         CREATE INDEX moorage_inbox_dead ON moorage_inbox (seq) WHERE state = 'dead';
         -- Rows come in the order of this column: a few pages say where the old ones are.
         CREATE INDEX moorage_inbox_age ON moorage_inbox USING brin (received_at) WITH (pages_per_range = 32);

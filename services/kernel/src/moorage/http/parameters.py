@@ -16,11 +16,12 @@ import inspect
 import typing
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from types import NoneType, UnionType
+from types import NoneType
 from typing import Any, Final, cast
 
 from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
+from moorage import parameters
 from moorage.config.settings import Config
 from moorage.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from moorage.guard.identity import Caller, ModuleCaller, User
@@ -28,6 +29,7 @@ from moorage.http.apidocs import ApiDocument
 from moorage.http.body import read_body
 from moorage.http.faults import invalid
 from moorage.http.request import Context, Request, facts
+from moorage.http.websocket import WebSocket
 from moorage.model import Query
 from moorage.module import DeclarationError, Function
 from moorage.scope import Provider
@@ -68,6 +70,8 @@ class Signature:
     returns: object
     values: tuple[Value, ...] = ()
     queries: tuple[type[Query], ...] = ()
+    socket: object | None = None
+    """``WebSocket[In, Out]``, if it takes one."""
 
     async def call(self, context: Context) -> Any:
         """Resolve the parameters in their order and call the function."""
@@ -86,20 +90,12 @@ def understand(function: Function, providers: Providers, *, resource: object = N
     Raises:
         DeclarationError: an annotation is missing or of no use; the text names function and parameter.
     """
-    where = f"{function.__module__}.{function.__qualname__}"
+    where = parameters.where(function)
     if not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
         raise DeclarationError(f"{where} must be `async def`")
-    try:
-        hints = typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError, AttributeError) as exc:
-        raise DeclarationError(f"{where}: an annotation cannot be read: {exc}") from None
     reading = _Reading(where, providers, resource)
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise DeclarationError(f"{where}: {parameter} cannot be filled; name each parameter")
-        if name not in hints:
-            raise DeclarationError(f"{where}: the parameter {name!r} needs a type")
-        reading.add(name, hints[name], parameter.default)
+    for name, annotation, default in parameters.declared(function):
+        reading.add(name, annotation, default)
     # The body last: whoever may not call, or calls for what is not there, need not send a good one.
     ordered = sorted(reading.parameters.items(), key=lambda item: item[0] == reading.body_name)
     return Signature(
@@ -109,9 +105,10 @@ def understand(function: Function, providers: Providers, *, resource: object = N
         body=reading.body,
         provided=frozenset(reading.provided),
         needs_caller=reading.needs_caller,
-        returns=hints.get("return", NoneType),
+        returns=parameters.hints_of(function).get("return", NoneType),
         values=tuple(reading.values),
         queries=tuple(reading.queries),
+        socket=reading.socket,
     )
 
 
@@ -125,6 +122,7 @@ class _Reading:
         self.parameters: dict[str, Resolver] = {}
         self.captures: set[str] = set()
         self.values: list[Value] = []
+        self.socket: object | None = None
         self.queries: list[type[Query]] = []
         self.body: type[BaseModel] | None = None
         self.body_name = ""
@@ -133,12 +131,15 @@ class _Reading:
 
     def add(self, name: str, annotation: object, default: object) -> None:
         """Decide what the parameter *name* gets."""
-        kind, optional = _without_none(annotation)
+        kind, optional = parameters.without_none(annotation)
         if self.resource is not None and kind == self.resource:
             self.parameters[name] = _resource
         elif kind in (User, ModuleCaller, Caller):
             self.needs_caller = self.needs_caller or not optional
             self.parameters[name] = _caller(kind, optional)
+        elif kind is WebSocket or typing.get_origin(kind) is WebSocket:
+            self.socket = kind
+            self.parameters[name] = _socket
         elif isinstance(kind, type) and (found := self._by_class(name, kind)) is not None:
             self.parameters[name] = found
         elif default is inspect.Parameter.empty:
@@ -161,7 +162,7 @@ class _Reading:
         if kind is ApiDocument:
             return _api
         if issubclass(kind, Config):
-            return _group(kind)
+            return parameters.group(kind)
         if issubclass(kind, Query):
             self.queries.append(kind)
             return _query_model(kind)
@@ -187,27 +188,18 @@ class _Reading:
 
 def loaded_type(loader: Function) -> object:
     """The type of what *loader* returns, None aside."""
-    try:
-        returns = typing.get_type_hints(loader, include_extras=True).get("return")
-    except (NameError, TypeError, AttributeError):
-        returns = None
+    returns = parameters.hints_of(loader).get("return")
     if returns is None:
-        where = f"{loader.__module__}.{loader.__qualname__}"
-        raise DeclarationError(f"{where} must say what it returns, as in `-> Post`")
-    return _without_none(returns)[0]
-
-
-def _without_none(annotation: object) -> tuple[object, bool]:
-    if typing.get_origin(annotation) not in (typing.Union, UnionType):
-        return annotation, False
-    kinds = [kind for kind in typing.get_args(annotation) if kind is not NoneType]
-    optional = len(kinds) < len(typing.get_args(annotation))
-    rest: object = typing.Union[tuple(kinds)]  # noqa: UP007 - made at run time
-    return rest, optional
+        raise DeclarationError(f"{parameters.where(loader)} must say what it returns, as in `-> Post`")
+    return parameters.without_none(returns)[0]
 
 
 async def _facts(context: Context) -> object:
     return facts(context)
+
+
+async def _socket(context: Context) -> object:
+    return context.found[WebSocket]
 
 
 async def _api(context: Context) -> object:
@@ -234,18 +226,11 @@ def _caller(kind: object, optional: bool) -> Resolver:
     return resolve
 
 
-def _group(kind: type[Config]) -> Resolver:
-    async def resolve(context: Context) -> object:
-        return context.groups[kind]
-
-    return resolve
-
-
 def _query_model(kind: type[Query]) -> Resolver:
     plural = {
         info.alias or name
         for name, info in kind.model_fields.items()
-        if typing.get_origin(_without_none(info.annotation)[0]) in _PLURAL
+        if typing.get_origin(parameters.without_none(info.annotation)[0]) in _PLURAL
     }
 
     async def resolve(context: Context) -> object:

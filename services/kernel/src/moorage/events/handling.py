@@ -1,0 +1,133 @@
+"""From a message on the bus to a call of its handler."""
+
+import asyncio
+import os
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from structlog.contextvars import bound_contextvars
+
+from moorage import scope as scopes
+from moorage.database.db import TENANCY, Db
+from moorage.database.pool import Pool
+from moorage.database.tenancy import Tenancy
+from moorage.events.binding import Bound
+from moorage.events.bus import Delivery
+from moorage.events.cloudevents import Envelope, Undecodable, decode, read
+from moorage.events.event import Event, EventInfo
+from moorage.events.meters import Meters
+from moorage.scope import Scope
+from moorage.tracing import Tracer
+
+UNREADABLE: str = "(unreadable)"
+"""Source of a message that is no CloudEvent: it has none that one could believe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One delivery that this module has to do with."""
+
+    source: str
+    id: str
+    type: str
+    key: str
+    position: int
+    body: bytes
+    envelope: Envelope | None = None
+    event: Event | None = None
+    problem: str = ""
+    """Why it can never be handled; then there may be neither envelope nor event."""
+
+    @property
+    def text(self) -> str:
+        """The body, as a table can keep it."""
+        return self.body.decode("utf-8", "backslashreplace").replace("\0", "\\x00")
+
+
+@dataclass
+class Handling:
+    """Calls the handlers of one module.
+
+    ``timeout``: seconds for each.
+    """
+
+    pool: Pool
+    bound: Mapping[str, Bound]
+    groups: Mapping[type, object]
+    tracer: Tracer
+    meters: Meters
+    timeout: float = 30.0
+    _spans: dict[str, str] = field(default_factory=dict)
+
+    def sort(self, deliveries: Iterable[Delivery]) -> list[Item]:
+        """Read *deliveries*, and leave out those whose type has no handler here."""
+        items = (
+            self.item(d.body, d.key, d.position, f"{d.topic}/{d.partition}/{d.position}") for d in deliveries
+        )
+        return [item for item in items if item is not None]
+
+    def item(self, body: bytes, key: str, position: int, place: str) -> Item | None:
+        """Read one message; None: its type has no handler here. *place* names it where it does not name itself."""
+        try:
+            envelope = decode(body)
+        except Undecodable as exc:
+            return Item(UNREADABLE, place, "", key, position, body, problem=f"it is no CloudEvent: {exc}")
+        bound = self.bound.get(envelope.type)
+        if bound is None:
+            return None
+        key = envelope.key or key
+        facts = (envelope.source, envelope.id, envelope.type, key, position, body, envelope)
+        try:
+            return Item(*facts, event=read(bound.event, envelope))
+        except Undecodable as exc:
+            return Item(*facts, problem=str(exc))
+
+    async def run(self, db: Db, item: Item, attempt: int) -> None:
+        """Call the handler of *item* in the transaction of *db*, and send what it changed to the database.
+
+        Raises:
+            TimeoutError: it took too long.
+            Exception: whatever the handler raised.
+        """
+        envelope, event = item.envelope, item.event
+        assert envelope is not None
+        assert event is not None
+        info = envelope.info(attempt)
+        session = db.session
+        if session.info[TENANCY] != Tenancy.of(envelope.tenant):
+            await self.pool.switch(db, envelope.tenant)
+        began = time.perf_counter()
+        attributes = {"messaging.operation.type": "process", "messaging.message.id": envelope.id}
+        links = () if envelope.trace is None else (envelope.trace,)
+        span = self.tracer.span(
+            f"process {envelope.type}",
+            kind="consumer",
+            trace=envelope.trace,
+            links=links,
+            attributes=attributes,
+        )
+        with span as here, bound_contextvars(event_type=envelope.type, event_id=envelope.id):
+            async with asyncio.timeout(self.timeout), AsyncExitStack() as stack:
+                scope = Scope(
+                    stack=stack,
+                    groups=self.groups,
+                    trace=here.trace,
+                    request_id=envelope.request_id or os.urandom(16).hex(),
+                    tenant=envelope.tenant,
+                    deadline=asyncio.get_running_loop().time() + self.timeout,
+                    found={Db: db, EventInfo: info},
+                )
+                token = scopes.current.set(scope)
+                try:
+                    await self.bound[envelope.type].call(scope, event)
+                    for work in scope.before_answer:
+                        await work()
+                finally:
+                    scopes.current.reset(token)
+            if session.new or session.dirty or session.deleted:
+                await session.flush()
+        # The next event of the batch finds nothing of this one in memory, as if it had a transaction of its own.
+        session.expunge_all()
+        self.meters.took(envelope.type, time.perf_counter() - began)

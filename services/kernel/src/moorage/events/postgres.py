@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import structlog
 
+from moorage.assembly import Assembly
 from moorage.config.settings import Database as DatabaseSettings
 from moorage.events.bus import BusUnavailable, Delivery, Message, OnChange, Partition, PartitionLost
 from moorage.events.postgres_link import Ear, Link, cancel
@@ -40,6 +41,18 @@ def arguments(messages: Sequence[Message]) -> tuple[list[str], list[str], list[b
         [message.key for message in messages],
         [message.body for message in messages],
         [json.dumps(dict(message.headers)) for message in messages],
+    )
+
+
+def bus(assembly: Assembly) -> tuple["PostgresPublisher", "PostgresSubscriber"]:
+    """Both halves for the module of *assembly*, unopened; ``database.dsn`` must be set."""
+    settings = assembly.settings
+    name = f"moorage/{assembly.namespace}/{assembly.name}"
+    return (
+        PostgresPublisher(settings.database, name=name, retention=settings.events.retention),
+        PostgresSubscriber(
+            settings.database, name=name, lease=settings.events.lease, poll=settings.events.poll
+        ),
     )
 
 

@@ -651,7 +651,7 @@ async def test_a_table_with_rows_becomes_tenanted(library: Library, pool: Pool) 
     library.package.drop_last()
     await library.migrate("""tenanted("notice", existing="a:b's")""")
     async with pool.unit(tenant="a:b's") as db:
-        assert await db.scalar(text("SELECT title FROM notice")) == "old"
+        assert await db.session.scalar(text("SELECT title FROM notice")) == "old"
     assert await library.as_owner("SELECT tenant_id FROM notice") == [("a:b's",)]
 
 

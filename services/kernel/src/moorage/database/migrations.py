@@ -3,37 +3,62 @@
 A module's migrations are package data, ``<package>/migrations/versions/*.py``; there is no ``env.py`` to
 copy. One migrator works at a time (an advisory lock, polled outside any transaction: waiting inside one would
 deadlock with ``CREATE INDEX CONCURRENTLY``). Each migration is a transaction of its own together with the
-note of its number, so that a migrator killed at any point leaves the last whole migration, unless the
-migration itself uses ``op.get_context().autocommit_block()``.
+note of its number, so that a migrator killed at any point leaves the last whole migration.
 
-A migration that needs longer than the default says so at its top: ``timeout_s = 600``.
+What a migration may say at its top:
+
+- ``timeout_s = 600``: a statement of it needs longer than the default.
+- ``transactional = False``: it cannot run in a transaction (``CREATE INDEX CONCURRENTLY``). One that is killed half-way
+  is run again, from its start: it has to bear that (``if_not_exists=True``). An index that was left unfinished is
+  dropped before.
+
+After each, in its transaction, `policies.findings` may refuse what it leaves.
 """
 
 import asyncio
 import contextlib
 import io
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-import asyncpg  # type: ignore[import-untyped]  # has neither stubs nor py.typed
 from alembic.config import Config
 from alembic.operations import Operations
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
-from alembic.script import Script, ScriptDirectory
-from alembic.util import CommandError
+from alembic.script import ScriptDirectory
 from pydantic import SecretStr
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
 from moorage.database import platform
 from moorage.database.engine import new_engine
+from moorage.database.mishaps import MigrationError, explained
+from moorage.database.running import (
+    LeavesTransaction,
+    Migration,
+    Rehearsing,
+    Report,
+    Running,
+    drop_invalid_indexes,
+)
+
+__all__ = [
+    "RECORD_TABLE",
+    "VERSION_TABLE",
+    "Migration",
+    "MigrationError",
+    "Migrator",
+    "Options",
+    "Report",
+    "Status",
+    "as_sql",
+    "migrations_folder",
+]
 
 VERSION_TABLE: Final = "alembic_version"
 RECORD_TABLE: Final = "moorage_migrations"
@@ -43,29 +68,6 @@ _LOCK_TIMEOUT_MS: Final = 5_000
 """Longest wait of a migration for a table's lock: behind a waiting ALTER TABLE every query of the app
 queues up.
 """
-
-Report = Callable[[dict[str, Any]], None]
-"""Gets what happens, as ``{"event": "applied", "migration": "0002", …}``."""
-
-
-class MigrationError(Exception):
-    """Migrations cannot be read, or one failed; the text names it, its file and the database's words.
-
-    ``unreachable``: the server did not answer; trying again later may do.
-    """
-
-    def __init__(self, message: str, *, unreachable: bool = False) -> None:
-        super().__init__(message)
-        self.unreachable = unreachable
-
-
-@dataclass(frozen=True)
-class Migration:
-    """One migration: its number, first line of its docstring, and file."""
-
-    revision: str
-    title: str
-    file: str
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Migrator:
         Raises:
             MigrationError: see there.
         """
-        with _explained():
+        with explained():
             async with self._connection() as connection:
                 return await connection.run_sync(self._status, self._script())
 
@@ -126,11 +128,26 @@ class Migrator:
             TimeoutError: another migrator did not finish within ``options.wait``.
         """
         script = self._script()
-        with _explained():
+        with explained():
             async with self._connection() as connection, self._lock(connection):
                 await platform.converge(connection)
                 await connection.run_sync(self._upgrade, script)
                 await self._record(connection, script.get_current_head())
+                return await connection.run_sync(self._status, script)
+
+    async def rehearse(self) -> Status:
+        """Run what is pending in one transaction and roll it back; the reports have statements and locks.
+
+        It takes the locks that the real run takes, for as long as all of it runs: not longer than a few seconds for a
+        table that is in use. One that leaves the transaction cannot be rehearsed, nor those after it.
+
+        Raises:
+            MigrationError: one would fail.
+        """
+        script = self._script()
+        with explained():
+            async with self._connection() as connection, self._lock(connection):
+                await connection.run_sync(self._rehearse, script)
                 return await connection.run_sync(self._status, script)
 
     def sql(self, out: TextIO) -> None:
@@ -143,7 +160,7 @@ class Migrator:
         environment = EnvironmentContext(
             Config(), script, fn=lambda rev, _: script._upgrade_revs("heads", rev), as_sql=True
         )
-        with _explained(), environment:
+        with explained(), environment:
             environment.configure(
                 dialect_name="postgresql",
                 literal_binds=True,
@@ -161,7 +178,7 @@ class Migrator:
     def _script(self) -> ScriptDirectory:
         """The package's migrations; a package without any has an empty list."""
         script = ScriptDirectory(str(migrations_folder(self.package)))
-        with _explained():
+        with explained():
             heads = script.get_heads()
         if len(heads) > 1:
             raise MigrationError(
@@ -177,7 +194,7 @@ class Migrator:
         self._check_known(script, current)
         # A tuple of heads is what it takes, whatever its annotation says.
         steps = script._upgrade_revs("heads", current)  # type: ignore[arg-type]
-        pending = tuple(_migration(step.revision) for step in steps)
+        pending = tuple(Migration.of(step.revision) for step in steps)
         return Status(current[0] if current else None, script.get_current_head(), pending)
 
     def _check_known(self, script: ScriptDirectory, current: tuple[str, ...]) -> None:
@@ -192,12 +209,30 @@ class Migrator:
     # -- running them
 
     def _upgrade(self, connection: Connection, script: ScriptDirectory) -> None:
-        running = _Running(connection, self.options.timeout, self.report)
+        if self._status(connection, script).pending:
+            drop_invalid_indexes(connection, self.report)
+        self._run(connection, script, Running(connection, self.options.timeout, self.report))
+        connection.commit()
+
+    def _rehearse(self, connection: Connection, script: ScriptDirectory) -> None:
+        # Begun here, so that Alembic takes it for somebody else's transaction, and neither commits nor leaves it.
+        with connection.begin() as transaction:
+            running = Rehearsing(connection, self.options.timeout, self.report)
+            try:
+                self._run(connection, script, running)
+            except LeavesTransaction:
+                reason = f"{running.reached} leaves the transaction: it and those after it were not tried"
+                self.report({"event": "not_rehearsed", "message": reason})
+            finally:
+                transaction.rollback()
+
+    def _run(self, connection: Connection, script: ScriptDirectory, running: Running) -> None:
+        """Run what is pending, one transaction for each unless the connection is in one already."""
 
         def steps(heads: Any, context: MigrationContext) -> Iterator[Any]:
             self._check_known(script, context.get_current_heads())
             for step in script._upgrade_revs("heads", heads):
-                with running.step(step):
+                with running.step(step, context):
                     yield step
 
         environment = EnvironmentContext(Config(), script, fn=steps)
@@ -207,7 +242,6 @@ class Migrator:
             )
             with Operations.context(environment.get_context()):
                 environment.get_context().run_migrations()
-        connection.commit()
 
     async def _record(self, connection: AsyncConnection, head: str | None) -> None:
         """Note that everything of the Module's revision has run; also when there was nothing to run."""
@@ -274,54 +308,6 @@ class Migrator:
         return bool(got)
 
 
-class _Running:
-    """The migration that runs at the moment: its time limit, its report, and its name when it fails."""
-
-    def __init__(self, connection: Connection, timeout: float, report: Report) -> None:
-        self._connection = connection
-        self._default = timeout
-        self._report = report
-        self._current: Migration | None = None
-
-    @contextlib.contextmanager
-    def named(self) -> Iterator[None]:
-        """Give an error the name of the migration in which it was raised."""
-        try:
-            yield
-        except MigrationError:
-            raise
-        except Exception as error:
-            if self._current is None:
-                raise
-            where = f"migration {self._current.revision} ({self._current.file})"
-            raise MigrationError(f"{where} failed: {_words(error)}") from error
-
-    @contextlib.contextmanager
-    def step(self, step: Any) -> Iterator[None]:
-        """One migration, from before its transaction until the next one is asked for."""
-        script: Script = step.revision
-        self._current = _migration(script)
-        timeout = float(getattr(script.module, "timeout_s", self._default))
-        step.migration_fn = self._limited(step.migration_fn, timeout)
-        began = time.monotonic()
-        self._report({"event": "applying", "migration": self._current.revision, "title": self._current.title})
-        yield
-        took = round(time.monotonic() - began, 3)
-        self._report({"event": "applied", "migration": self._current.revision, "seconds": took})
-        self._current = None
-
-    def _limited(self, upgrade: Callable[..., None], timeout: float) -> Callable[..., None]:
-        """*upgrade* with a limit on each statement; for the session, since an autocommit block leaves the
-        transaction.
-        """
-
-        def run(**arguments: Any) -> None:
-            self._connection.exec_driver_sql(f"SET statement_timeout = {round(timeout * 1000)}")
-            upgrade(**arguments)
-
-        return run
-
-
 def migrations_folder(package: str) -> Path:
     """Where *package* keeps its migrations; found without importing it.
 
@@ -343,40 +329,6 @@ def migrations_folder(package: str) -> Path:
             f"or set spec.database.migrations: none"
         )
     return folder
-
-
-def _migration(script: Script) -> Migration:
-    path = Path(script.path)
-    title = (script.doc or "").strip().splitlines()
-    return Migration(script.revision, title[0] if title else "", "/".join(path.parts[-4:]))
-
-
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Turn what Alembic and the database raise into a `MigrationError` without values or DSNs."""
-    try:
-        yield
-    except CommandError as error:
-        raise MigrationError(f"the migrations cannot be read: {error}") from error
-    except DBAPIError as error:
-        raise MigrationError(_words(error), unreachable=error.connection_invalidated) from error
-    except asyncpg.CannotConnectNowError as error:
-        raise MigrationError(f"the database is starting or stopping ({error})", unreachable=True) from error
-    except asyncpg.PostgresError as error:
-        raise MigrationError(_words(error)) from error
-    except OSError as error:
-        raise MigrationError(
-            f"the database does not answer ({error.strerror or error})", unreachable=True
-        ) from error
-
-
-def _words(error: BaseException) -> str:
-    """The database's own words; of any other error its type and text. Never the statement's values."""
-    origin = getattr(error, "orig", None)
-    cause = getattr(origin, "__cause__", None) or origin or error
-    said = str(cause).strip() or type(cause).__name__
-    detail = getattr(cause, "hint", None)
-    return f"{type(cause).__name__}: {said.splitlines()[0]}" + (f" (hint: {detail})" if detail else "")
 
 
 def _quoted(identifier: str) -> str:

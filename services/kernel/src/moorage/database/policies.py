@@ -145,6 +145,8 @@ def _rows(connection: Connection, query: str) -> list[Mapping[str, Any]]:
     return [dict(row) for row in connection.exec_driver_sql(query).mappings()]
 
 
+_SCHEMA: Final = "SELECT oid FROM pg_namespace WHERE nspname = current_schema()"
+
 _TABLES: Final = f"""
 SELECT c.relname AS table, c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced,
     pg_get_userbyid(c.relowner) AS owner,
@@ -157,15 +159,15 @@ SELECT c.relname AS table, c.relrowsecurity AS enabled, c.relforcerowsecurity AS
 FROM pg_class c
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
 LEFT JOIN pg_policy p ON p.polrelid = c.oid
-WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p', 'f')
+WHERE c.relnamespace = ({_SCHEMA}) AND c.relkind IN ('r', 'p', 'f')
 GROUP BY c.oid
 """  # noqa: S608 - only constants
 
-_TENANTED: Final = """
+_TENANTED: Final = f"""
 SELECT c.oid FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id'
 WHERE c.relkind IN ('r', 'p') AND NOT a.attisdropped AND c.relrowsecurity
-    AND c.relnamespace = current_schema()::regnamespace
-"""
+    AND c.relnamespace = ({_SCHEMA})
+"""  # noqa: S608 - only constants
 
 _VIEWS: Final = f"""
 WITH RECURSIVE reading(oid) AS (
@@ -182,14 +184,14 @@ SELECT c.relname AS view, c.relkind::text AS kind,
 FROM pg_class c JOIN reading USING (oid) WHERE c.relkind IN ('v', 'm') ORDER BY 1
 """  # noqa: S608 - only constants
 
-_FUNCTIONS: Final = """
+_FUNCTIONS: Final = f"""
 SELECT p.oid::regprocedure::text AS function FROM pg_proc p
-WHERE p.pronamespace = current_schema()::regnamespace AND p.prosecdef AND NOT EXISTS (
+WHERE p.pronamespace = ({_SCHEMA}) AND p.prosecdef AND NOT EXISTS (
     SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
 ORDER BY 1
-"""
+"""  # noqa: S608 - only constants
 
-_KEYS: Final = """
+_KEYS: Final = f"""
 SELECT c.relname AS table, k.conname AS name, k.contype::text AS kind,
     f.relname AS other,
     (SELECT array_agg(a.attname::text ORDER BY u.at) FROM unnest(k.conkey) WITH ORDINALITY u(number, at)
@@ -201,14 +203,14 @@ SELECT c.relname AS table, k.conname AS name, k.contype::text AS kind,
             JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = u.there AND b.attname = 'tenant_id'
     ) AS paired
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid LEFT JOIN pg_class f ON f.oid = k.confrelid
-WHERE c.relnamespace = current_schema()::regnamespace AND k.contype IN ('f', 'u') AND k.conparentid = 0
+WHERE c.relnamespace = ({_SCHEMA}) AND k.contype IN ('f', 'u') AND k.conparentid = 0
 UNION ALL
 SELECT c.relname, i.relname, 'u', NULL,
     (SELECT array_agg(coalesce(a.attname::text, '…') ORDER BY u.at)
      FROM unnest(x.indkey::int2[]) WITH ORDINALITY u(number, at)
      LEFT JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = u.number AND u.number <> 0), NULL, false
 FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class c ON c.oid = x.indrelid
-WHERE c.relnamespace = current_schema()::regnamespace AND x.indisunique AND NOT x.indisprimary
+WHERE c.relnamespace = ({_SCHEMA}) AND x.indisunique AND NOT x.indisprimary
     AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.contype IN ('u', 'p', 'x'))
 ORDER BY 1, 2
-"""
+"""  # noqa: S608 - only constants

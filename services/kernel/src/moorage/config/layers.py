@@ -55,6 +55,7 @@ def read_layers(
     environ: Mapping[str, str],
     folder: Path,
     overrides: Sequence[str] = (),
+    module_config: Layer | None = None,
 ) -> list[Layer]:
     """Read every layer, weakest first.
 
@@ -63,9 +64,10 @@ def read_layers(
         environ: usually `os.environ`.
         folder: where ``config.yaml`` and ``config.<environment>.yaml`` may be.
         overrides: ``group.field=value`` of the command line.
+        module_config: stands for what would be mounted in ``MOORAGE_CONFIG_DIR``.
 
     Raises:
-        LayerError: a file is not YAML, or not a mapping; an override is malformed.
+        LayerError: a file is not YAML, or not a mapping; a secret is no text; an override is malformed.
     """
     main = _yaml(folder / "config.yaml")
     variables = _environment(model, environ)
@@ -74,9 +76,11 @@ def read_layers(
     if not chosen and main:
         chosen = str(main[0].values.get("environment") or "")
     layers = [*main, *(_yaml(folder / f"config.{chosen}.yaml") if chosen else [])]
-    for path in _files(environ.get("MOORAGE_CONFIG_DIR")):
+    for path in mounted_files(environ.get("MOORAGE_CONFIG_DIR")):
         if path.suffix in {".yaml", ".yml"}:
             layers += _yaml(path)
+    if module_config is not None:
+        layers.append(module_config)
     return [*layers, variables, _secrets(model, environ.get("MOORAGE_SECRETS_DIR")), line]
 
 
@@ -96,6 +100,16 @@ def _merge(into: Values, values: Mapping[str, Any]) -> None:
         if not isinstance(into.get(key), dict):
             into[key] = {}
         _merge(into[key], value)
+
+
+def watched_files(environ: Mapping[str, str], folder: Path) -> list[Path]:
+    """Every file that `read_layers` might read: of a folder also those that no field is named after."""
+    return [
+        *sorted(folder.glob("config.yaml")),
+        *sorted(folder.glob("config.*.yaml")),
+        *mounted_files(environ.get("MOORAGE_CONFIG_DIR")),
+        *mounted_files(environ.get("MOORAGE_SECRETS_DIR")),
+    ]
 
 
 def _yaml(path: Path) -> list[Layer]:
@@ -133,15 +147,13 @@ def _environment(model: type[BaseModel], environ: Mapping[str, str]) -> Layer:
 
 def _secrets(model: type[BaseModel], folder: str | None) -> Layer:
     """Files named after a field: ``database_dsn``, ``DATABASE_DSN`` or ``database.dsn``, in any subfolder."""
-    found: dict[str, Path] = {}
-    for path in _files(folder):
-        found[path.name.lower().replace(".", "_").replace("-", "_")] = path
+    found = secret_files(folder)
     values: Values = {}
     origins: dict[str, str] = {}
     for path_of_field, info in fields(model):
         file = found.get("_".join(path_of_field))
         if file is not None:
-            _put(values, path_of_field, _parse(file.read_text().rstrip("\n"), info))
+            _put(values, path_of_field, _parse(read_secret(file), info))
             origins[".".join(path_of_field)] = f"secret {file}"
     return Layer(f"secrets in {folder}", values, origins)
 
@@ -191,7 +203,31 @@ def _alternatives(annotation: object) -> tuple[object, ...]:
     return get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
 
 
-def _files(folder: str | None) -> list[Path]:
+def secret_files(folder: str | None) -> dict[str, Path]:
+    """The files of a folder of secrets by name: in lower case, with ``_`` for ``.`` and ``-``."""
+    return {path.name.lower().replace(".", "_").replace("-", "_"): path for path in mounted_files(folder)}
+
+
+def read_secret(path: Path) -> str:
+    """The text of a secret, without the line end that editors add.
+
+    Raises:
+        LayerError: it cannot be read, or is no text; nothing of it is quoted.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_FILE + 1)
+    except OSError as exc:
+        raise LayerError(f"secret {path} cannot be read: {exc.strerror}") from None
+    if len(content) > _MAX_FILE:
+        raise LayerError(f"secret {path} has more than {_MAX_FILE} bytes")
+    try:
+        return content.decode().rstrip("\n")
+    except UnicodeDecodeError:
+        raise LayerError(f"secret {path} is not UTF-8 text") from None
+
+
+def mounted_files(folder: str | None) -> list[Path]:
     """The files of a mounted folder; kubelet keeps the real ones in hidden ``..`` folders behind symlinks."""
     if not folder or not Path(folder).is_dir():
         return []

@@ -4,6 +4,7 @@ Their names begin with `PREFIX`, which no table of a module may. Each part has n
 that are missing run in one transaction together with the note of the last number.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,8 +28,10 @@ async def converge(connection: AsyncConnection) -> bool:
     add, so that an older version of the module works on.
     """
     await connection.exec_driver_sql(_CREATE)
-    found = await connection.exec_driver_sql(f"SELECT part, version FROM {TABLE}")  # noqa: S608 - a constant
-    versions = {str(row[0]): int(row[1]) for row in found}
+    found: Sequence[Any] = (
+        await connection.exec_driver_sql(f"SELECT part, version FROM {TABLE}")  # noqa: S608 - a constant
+    ).all()
+    versions = {str(part): int(version) for part, version in found}
     changed = False
     for part, steps in _PARTS.items():
         for number, script in steps:

@@ -1,0 +1,227 @@
+"""One partition's events, handled one after the other.
+
+A batch is one transaction: a lock on the partition, one look into the inbox, the handlers, one insert into the inbox.
+If a handler fails, all of it is undone; then those before it are handled again, the failed one alone, and those behind
+it, so that each failure costs little. One that fails alone is parked with its key.
+
+Whoever was paused in the middle and goes on after the partition was given to another waits for the lock (or has lost
+his connection), then finds everything in the inbox.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from moorage.database.db import Db
+from moorage.errors import Timeout, Unavailable
+from moorage.events import inbox
+from moorage.events.bus import Delivery, Partition
+from moorage.events.event import Reject
+from moorage.events.handling import Handling, Item
+from moorage.events.inbox import Row
+from moorage.events.meters import Outcome
+
+log = structlog.get_logger("moorage.events")
+
+_LONGEST_REASON: Final = 500
+_IDLE_MARGIN: Final = 5.0
+"""Seconds between the end of a handler's time and that of the patience with its connection."""
+
+
+class HandlerFailed(Exception):  # noqa: N818 - says what happened
+    """A handler of a batch raised; ``index`` says which, the cause what."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"event {index} of the batch")
+        self.index = index
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What happens to events of one type that fail; pauses in seconds."""
+
+    retries: int = 5
+    dead_letter: bool = True
+    first: float = 1.0
+    longest: float = 300.0
+
+    def pause(self, attempts: int) -> float:
+        """Until the next try: doubled each time, and spread so that those who failed together do not come together."""
+        spread = random.uniform(0.75, 1.25)  # noqa: S311 - no secret
+        return float(min(self.first * 2 ** (attempts - 1), self.longest) * spread)
+
+    def verdict(self, attempts: int, cause: BaseException) -> tuple[inbox.State, Outcome]:
+        """What becomes of an event that has failed *attempts* times, the last time with *cause*."""
+        if attempts <= self.retries and not isinstance(cause, Reject):
+            return "retry", "parked"
+        return ("dead", "dead") if self.dead_letter else ("done", "dropped")
+
+
+def reason(cause: BaseException) -> str:
+    """What is kept of an error: its type and first line."""
+    said = (str(cause).splitlines() or [""])[0]
+    if isinstance(cause, Reject):
+        return f"rejected: {said}"[:_LONGEST_REASON]
+    if isinstance(cause, TimeoutError) and not said:
+        said = "the handler took too long"
+    return f"{type(cause).__name__}: {said}"[:_LONGEST_REASON].replace("\0", "")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the lanes of one process share.
+
+    Args:
+        group: namespace and module; names locks.
+        rules: by type.
+        parked: called when something was parked here.
+        failed: told of each error that a handler raised.
+    """
+
+    handling: Handling
+    group: str
+    rules: dict[str, Rules]
+    parked: Callable[[], None]
+    failed: Callable[[BaseException, Item], None]
+
+    @property
+    def idle(self) -> float:
+        """Seconds after which a transaction without statements is cut."""
+        return self.handling.timeout + _IDLE_MARGIN
+
+    def report(self, item: Item, cause: BaseException, outcome: Outcome, attempts: int) -> None:
+        """Log and count a failure."""
+        self.handling.meters.handled(item.type, outcome)
+        fields = {"event_type": item.type, "event_id": item.id, "attempts": attempts, "reason": reason(cause)}
+        if outcome == "parked":
+            log.warning("an event is parked", **fields)
+        else:
+            log.error("an event is given up", kept=outcome == "dead", **fields)
+        if not isinstance(cause, Reject):
+            self.failed(cause, item)
+
+
+class Lane:
+    """Handles the batches of one partition; not more than one at a time."""
+
+    def __init__(self, partition: Partition, work: Work) -> None:
+        self.topic, self.number = partition
+        self._work = work
+
+    async def handle(self, deliveries: Sequence[Delivery]) -> None:
+        """Handle, park or give up each of *deliveries*; when this returns their positions may be committed.
+
+        Raises:
+            AppError: the database is not there; nothing is lost, and all of it can be handed in again.
+        """
+        await self._handle(self._work.handling.sort(deliveries))
+
+    async def _handle(self, items: list[Item]) -> None:
+        while items:
+            try:
+                await self._together(items)
+            except HandlerFailed as failed:
+                index, cause = failed.index, failed.__cause__
+                assert cause is not None
+                if len(items) == 1:
+                    await self._park(items[0], cause)
+                    return
+                await self._handle(items[:index])
+                await self._handle(items[index : index + 1])
+                items = items[index + 1 :]
+            except (Unavailable, Timeout):
+                raise
+            except Exception as cause:  # noqa: BLE001 - what the commit found, such as a deferred constraint
+                if len(items) == 1:
+                    await self._park(items[0], cause)
+                    return
+                middle = len(items) // 2
+                await self._handle(items[:middle])
+                items = items[middle:]
+            else:
+                return
+
+    async def _together(self, items: list[Item]) -> None:
+        """All of *items* in one transaction.
+
+        Raises:
+            HandlerFailed: nothing was done.
+        """
+        outcomes: list[tuple[str, Outcome]] = []
+        behind: set[str] = set()
+        async with self._work.handling.pool.unit() as db:
+            connection = await self._lock(db)
+            known = await inbox.known(connection, self.topic, [(i.source, i.id, i.key) for i in items])
+            rows: dict[tuple[str, str], Row] = {}
+            for index, item in enumerate(items):
+                name = (item.source, item.id)
+                if name in known.events or name in rows:
+                    outcomes.append((item.type, "duplicate"))
+                elif item.problem:
+                    rows[name] = self._dead(item)
+                    outcomes.append((item.type, "dead"))
+                elif item.key in known.parked:
+                    rows[name] = _row(item, "retry", attempts=0)
+                    behind.add(item.key)
+                    outcomes.append((item.type, "parked"))
+                else:
+                    await self._run(db, item, index)
+                    rows[name] = Row(item.source, item.id, item.type, item.position, item.key)
+                    outcomes.append((item.type, "handled"))
+            await inbox.add(await db.session.connection(), self.topic, self.number, list(rows.values()))
+        for type, outcome in outcomes:
+            self._work.handling.meters.handled(type, outcome)
+        if behind:
+            await self._promote(behind)
+
+    async def _run(self, db: Db, item: Item, index: int) -> None:
+        try:
+            await self._work.handling.run(db, item, attempt=1)
+        except Exception as exc:
+            raise HandlerFailed(index) from exc
+
+    async def _park(self, item: Item, cause: BaseException) -> None:
+        """Note that *item* failed once: to be tried again, or given up."""
+        rules = self._work.rules[item.type]
+        state, outcome = rules.verdict(1, cause)
+        async with self._work.handling.pool.unit() as db:
+            connection = await self._lock(db)
+            known = await inbox.known(connection, self.topic, [(item.source, item.id, item.key)])
+            if known.events:
+                return
+            pause = rules.pause(1) if state == "retry" else None
+            row = _row(item, state, attempts=1, pause=pause, reason=reason(cause))
+            await inbox.add(connection, self.topic, self.number, [row])
+        self._work.report(item, cause, outcome, 1)
+        self._work.parked()
+
+    async def _promote(self, keys: set[str]) -> None:
+        async with self._work.handling.pool.unit() as db:
+            await inbox.promote(await db.session.connection(), self.topic, keys)
+        self._work.parked()
+
+    async def _lock(self, db: Db) -> AsyncConnection:
+        connection = await db.session.connection()
+        await inbox.lock(connection, self._work.group, self.topic, self.number, idle=self._work.idle)
+        return connection
+
+    def _dead(self, item: Item) -> Row:
+        log.error(
+            "an event cannot be read",
+            event_type=item.type,
+            event_id=item.id,
+            source=item.source,
+            reason=item.problem,
+        )
+        return _row(item, "dead", attempts=1, reason=item.problem[:_LONGEST_REASON])
+
+
+def _row(
+    item: Item, state: inbox.State, *, attempts: int, pause: float | None = None, reason: str | None = None
+) -> Row:
+    kept = None if state == "done" else item.text
+    return Row(item.source, item.id, item.type, item.position, item.key, state, attempts, pause, reason, kept)

@@ -1,0 +1,247 @@
+"""Parked events: handled again when they are due, by whichever process comes first; and the inbox kept small.
+
+A due event is claimed by one statement, which counts the try and moves the event's time beyond the handler's: if the
+process dies, it is due again, and the try has counted. The number of tries is also the claim's token: who finds another
+number has lost his claim.
+"""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from moorage.events import inbox
+from moorage.events.handling import Item
+from moorage.events.lane import Rules, Work, reason
+from moorage.events.lease import Lease
+from moorage.events.meters import Meters
+
+log = structlog.get_logger("moorage.events")
+
+_CLAIM: Final = """
+UPDATE moorage_inbox i
+SET attempts = i.attempts + 1, next_at = clock_timestamp() + make_interval(secs => $1)
+FROM (SELECT source, id FROM moorage_inbox WHERE state = 'retry' AND next_at <= clock_timestamp()
+      ORDER BY next_at LIMIT 1 FOR UPDATE SKIP LOCKED) AS due
+WHERE i.source = due.source AND i.id = due.id
+RETURNING i.source, i.id, i.type, i.topic, i.partition, i.position, i.key, i.attempts, i.event
+"""
+_HOLD: Final = """
+SELECT set_config('idle_in_transaction_session_timeout', $4, true) FROM moorage_inbox
+WHERE source = $1 AND id = $2 AND attempts = $3 AND state = 'retry' FOR UPDATE
+"""
+_SETTLE: Final = """
+UPDATE moorage_inbox
+SET state = $4, next_at = clock_timestamp() + make_interval(secs => $5::float8), reason = $6,
+    event = CASE WHEN $4 = 'done' THEN NULL ELSE event END
+WHERE source = $1 AND id = $2 AND attempts = $3 AND state = 'retry'
+"""
+_NEXT: Final = """
+SELECT EXTRACT(epoch FROM min(next_at) - clock_timestamp()) FROM moorage_inbox
+WHERE state = 'retry' AND next_at IS NOT NULL
+"""
+_COUNTS: Final = """
+SELECT (SELECT count(*) FROM moorage_inbox WHERE state = 'retry'),
+       (SELECT count(*) FROM moorage_inbox WHERE state = 'dead')
+"""
+_CLEAN: Final = """
+DELETE FROM moorage_inbox WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM moorage_inbox
+    WHERE state = $1 AND received_at < clock_timestamp() - make_interval(secs => $2) LIMIT $3))
+"""
+_CHUNK: Final = 10_000
+_WORKERS: Final = 4
+_KEEP_EVERY: Final = 30.0
+_CLEAN_EVERY: Final = 600.0
+_PAUSE: Final = 1.0
+
+
+@dataclass(frozen=True)
+class RetryOptions:
+    """Times in seconds; ``dead_retention`` ``None``: for ever."""
+
+    poll: float = 1.0
+    lease: float = 15.0
+    drain: float = 10.0
+    retention: float = 604_800.0
+    dead_retention: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    source: str
+    id: str
+    type: str
+    topic: str
+    partition: int
+    position: int
+    key: str
+    attempts: int
+    event: str
+
+    @property
+    def token(self) -> tuple[str, str, int]:
+        return self.source, self.id, self.attempts
+
+
+class Retries:
+    """Handles parked events again, from `open` to `close`."""
+
+    def __init__(self, work: Work, meters: Meters, options: RetryOptions) -> None:
+        self._work = work
+        self._pool = work.handling.pool
+        self._meters = meters
+        self._options = options
+        self._lease = Lease(self._pool.engine, "inbox", seconds=options.lease)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = asyncio.Event()
+        self._woken = asyncio.Event()
+        self._cleaned = -_CLEAN_EVERY
+
+    async def open(self) -> None:
+        """Begin."""
+        names = ["events retries"] * _WORKERS
+        self._tasks = [asyncio.create_task(self._working(), name=name) for name in names]
+        self._tasks.append(asyncio.create_task(self._keeping(), name="events inbox"))
+
+    async def close(self) -> None:
+        """Claim no more, and let handlers that run finish; those that take too long are undone."""
+        self._stopping.set()
+        self._woken.set()
+        *workers, keeper = self._tasks
+        keeper.cancel()
+        _, late = await asyncio.wait(workers, timeout=self._options.drain)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(keeper, *late, return_exceptions=True)
+        with contextlib.suppress(Exception):
+            await self._lease.release()
+
+    def wake(self) -> None:
+        """Something was parked: see when it is due."""
+        self._woken.set()
+
+    # -- workers
+
+    async def _working(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                claim = await self._claim()
+                if claim is None:
+                    await self._wait()
+                else:
+                    await self._retry(claim)
+            except Exception as exc:  # noqa: BLE001 - whatever it is: the event stays where it is
+                log.warning("parked events wait", reason=f"{type(exc).__name__}: {exc}"[:500])
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), _PAUSE)
+
+    async def _claim(self) -> _Claim | None:
+        async with self._pool.engine.begin() as connection:
+            answer = await connection.exec_driver_sql(_CLAIM, (self._work.idle + _PAUSE,))
+            row: Any = answer.first()
+        return None if row is None else _Claim(*row)
+
+    async def _wait(self) -> None:
+        """Until the next one is due, or somebody says that something was parked."""
+        async with self._pool.engine.connect() as connection:
+            left = (await connection.exec_driver_sql(_NEXT)).scalar()
+        self._woken.clear()
+        if self._stopping.is_set():
+            return
+        pause = self._options.poll if left is None else min(max(float(left), 0.01), self._options.poll)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), pause)
+
+    async def _retry(self, claim: _Claim) -> None:
+        place = f"{claim.topic}/{claim.partition}/{claim.position}"
+        item = self._work.handling.item(claim.event.encode(), claim.key, claim.position, place)
+        if item is None:
+            await self._give_up(claim, f"nothing handles {claim.type} any more")
+        elif item.problem:
+            await self._give_up(claim, item.problem)
+        else:
+            try:
+                if not await self._handle(claim, item):
+                    return  # another process has it
+            except Exception as exc:  # noqa: BLE001 - a handler may raise anything
+                await self._failed(claim, item, exc)
+            else:
+                self._meters.handled(claim.type, "handled")
+        await self._promote(claim)
+
+    async def _handle(self, claim: _Claim, item: Item) -> bool:
+        async with self._pool.unit() as db:
+            connection = await db.session.connection()
+            hold = (*claim.token, str(round(self._work.idle * 1000)))
+            if (await connection.exec_driver_sql(_HOLD, hold)).first() is None:
+                return False
+            await self._work.handling.run(db, item, attempt=claim.attempts)
+            connection = await db.session.connection()
+            answer = await connection.exec_driver_sql(_SETTLE, (*claim.token, "done", None, None))
+            if answer.rowcount == 0:
+                # The handler committed in the middle, and so gave up its hold on the event.
+                raise RuntimeError("another process has handled the event since this handler committed")
+        return True
+
+    async def _failed(self, claim: _Claim, item: Item, cause: Exception) -> None:
+        rules = self._work.rules.get(claim.type, Rules())
+        state, outcome = rules.verdict(claim.attempts, cause)
+        pause = rules.pause(claim.attempts) if state == "retry" else None
+        await self._settle(claim, state, pause, reason(cause))
+        self._work.report(item, cause, outcome, claim.attempts)
+
+    async def _give_up(self, claim: _Claim, why: str) -> None:
+        await self._settle(claim, "dead", None, why[:500])
+        self._meters.handled(claim.type, "dead")
+        log.error("an event is given up", event_type=claim.type, event_id=claim.id, kept=True, reason=why)
+
+    async def _settle(self, claim: _Claim, state: inbox.State, pause: float | None, why: str) -> None:
+        async with self._pool.engine.begin() as connection:
+            await connection.exec_driver_sql(_SETTLE, (*claim.token, state, pause, why))
+
+    async def _promote(self, claim: _Claim) -> None:
+        async with self._pool.engine.begin() as connection:
+            await inbox.promote(connection, claim.topic, [claim.key])
+        self._woken.set()
+
+    # -- the inbox kept small, by one process
+
+    async def _keeping(self) -> None:
+        while True:
+            with contextlib.suppress(Exception):
+                await self._count()
+                if await self._lease.take():
+                    async with self._pool.engine.begin() as connection:
+                        await inbox.promote(connection)  # for keys whose process died before it could
+                    await self._clean()
+            await asyncio.sleep(_KEEP_EVERY)
+
+    async def _count(self) -> None:
+        async with self._pool.engine.connect() as connection:
+            row: Any = (await connection.exec_driver_sql(_COUNTS)).one()
+        self._meters.waiting(int(row[0]), int(row[1]))
+
+    async def _clean(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._cleaned < _CLEAN_EVERY:
+            return
+        self._cleaned = now
+        await self.clean()
+
+    async def clean(self) -> int:
+        """Delete what is older than its retention, in chunks; returns the number of rows."""
+        gone = 0
+        kinds = [("done", self._options.retention), ("dead", self._options.dead_retention)]
+        for state, seconds in kinds:
+            while seconds is not None:
+                async with self._pool.engine.begin() as connection:
+                    answer = await connection.exec_driver_sql(_CLEAN, (state, float(seconds), _CHUNK))
+                gone += answer.rowcount
+                if answer.rowcount < _CHUNK:
+                    break
+        if gone:
+            log.info("old events are forgotten", number=gone)
+        return gone

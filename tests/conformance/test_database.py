@@ -6,7 +6,7 @@ import secrets
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy import ForeignKeyConstraint, delete, func, select, text, update
 from sqlalchemy.orm import Mapped
 
-from moorage import Conflict, Forbidden, Invalid, Paging, Table, Tenanted, Unavailable
+from moorage import Conflict, Forbidden, Invalid, Paging, Table, Tenanted
 from moorage.config.settings import Database as DatabaseSettings
 from moorage.database.migrations import MigrationError, Migrator, Options
 from moorage.database.pool import Pool
@@ -197,7 +197,7 @@ async def test_a_unit_is_committed_as_a_whole_or_not_at_all(pool: Pool) -> None:
     async with pool.unit() as db:
         row = await db.add(Notice(title="kept"))
         assert row.created_at.tzinfo is not None
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError):  # noqa: PT012 - the unit of work has several steps
         async with pool.unit() as db:
             await db.add(Notice(title="lost"))
             raise RuntimeError
@@ -208,7 +208,7 @@ async def test_a_unit_is_committed_as_a_whole_or_not_at_all(pool: Pool) -> None:
 async def test_a_savepoint_fails_alone(pool: Pool) -> None:
     async with pool.unit(tenant="acme") as db:
         await db.add(Book(title="first"))
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError):  # noqa: PT012 - the unit of work has several steps
             async with db.savepoint():
                 await db.add(Book(title="undone"))
                 raise RuntimeError
@@ -390,7 +390,7 @@ async def test_a_row_for_another_tenant_is_refused(pool: Pool) -> None:
             await db.add(Book(title="x", tenant_id="bolt"))
     async with pool.unit(tenant="acme") as db:
         book = await db.add(Book(title="x"))
-    with pytest.raises(Forbidden):
+    with pytest.raises(Forbidden):  # noqa: PT012 - the unit of work has several steps
         async with pool.unit(tenant="acme") as db:
             mine = await db.get(Book, book.id)
             assert mine is not None
@@ -412,7 +412,7 @@ async def test_a_commit_in_mid_request_keeps_the_tenant(pool: Pool) -> None:
 
 async def test_a_savepoint_that_is_undone_leaves_the_tenant(pool: Pool) -> None:
     async with pool.unit(tenant="acme") as db:
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError):  # noqa: PT012 - the unit of work has several steps
             async with db.savepoint():
                 await db.add(Book(title="x"))
                 raise RuntimeError

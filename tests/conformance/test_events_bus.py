@@ -6,7 +6,7 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 import pytest
 
@@ -20,9 +20,10 @@ from moorage.events.bus import (
     Subscriber,
 )
 from rigs.buses import Bus, PostgresBus
+from rigs.kafka_bus import KafkaBus
 
 pytestmark = pytest.mark.postgres
-BACKENDS = ("postgres", "postgres15", "postgres15+pgbouncer")
+BACKENDS = ("postgres", "postgres15", "postgres15+pgbouncer", "kafka")
 TYPE, TOPIC = "shop.order.placed", "shop.order"
 PATIENCE = 30.0
 
@@ -39,6 +40,9 @@ Opening = Callable[[], AbstractAsyncContextManager[Bus]]
 @pytest.fixture
 def opening(backend: str, request: pytest.FixtureRequest) -> Opening:
     """How an empty bus is made; the server is there already."""
+    if backend == "kafka":
+        broker = request.getfixturevalue("kafka_broker")
+        return lambda: nullcontext(KafkaBus(broker))
     server = request.getfixturevalue("moorage_postgres" if backend == "postgres" else "postgres15")
     pooler = request.getfixturevalue("pgbouncer") if backend.endswith("pgbouncer") else None
     return lambda: PostgresBus.create(server, pooler.through if pooler else None)

@@ -12,8 +12,9 @@ from pydantic import SecretStr
 
 from moorage.config.settings import Kafka
 from moorage.events.bus import BusUnavailable, Delivery, Message, Partition, PartitionLost
-from moorage.events.kafka import KafkaPublisher, Names, ensure_topics, partition_of
+from moorage.events.kafka import KafkaPublisher, partition_of
 from moorage.events.kafka_group import KafkaSubscriber
+from moorage.events.kafka_link import Names, ensure_topics
 from rigs import kafka as rig
 from testcluster.pki import Authority
 

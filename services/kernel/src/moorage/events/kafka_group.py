@@ -18,7 +18,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError  # 
 
 from moorage.config.settings import Kafka
 from moorage.events.bus import BusUnavailable, Delivery, OnChange, Partition, PartitionLost
-from moorage.events.kafka import (
+from moorage.events.kafka_link import (
     STOP,
     Names,
     Pause,
@@ -30,7 +30,7 @@ from moorage.events.kafka import (
     unavailable,
 )
 
-log = structlog.get_logger("moorage.events.kafka")
+log = structlog.get_logger("moorage.events")
 
 _LONG_POLL: Final = 0.5
 """Seconds a broker holds a fetch that has nothing yet."""
@@ -306,7 +306,7 @@ class KafkaSubscriber(ConsumerRebalanceListener):  # type: ignore[misc]  # untyp
 
     async def _start_over(self, reader: "asyncio.Task[None]") -> None:
         """Let go of a consumer that failed for good; the next `fetch` makes a new one."""
-        error = reader.exception()
+        error = None if reader.cancelled() else reader.exception()
         await self._tell(frozenset())
         await self._leave()
         self._pause.longer()

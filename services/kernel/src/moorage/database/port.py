@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from moorage.assembly import Assembly
 from moorage.kept import AnswerStore
 from moorage.scope import Scope
+from moorage.tracing import NullTracer
 
 
 def attach(assembly: Assembly) -> None:
@@ -16,12 +17,16 @@ def attach(assembly: Assembly) -> None:
     from moorage.database.db import Db
     from moorage.database.kept import KeptAnswers, clean
     from moorage.database.pool import Pool
+    from moorage.database.watching import observe_connections, trace_statements
 
     pool = Pool(
         assembly.settings.database,
         name=f"{assembly.namespace}/{assembly.name}",
         observe=assembly.metrics.queried,
     )
+    observe_connections(pool.connections, assembly.metrics)
+    if not isinstance(assembly.tracer, NullTracer):
+        trace_statements(pool.engine, assembly.tracer, schema=assembly.settings.database.schema_)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[None]:
@@ -35,7 +40,9 @@ def attach(assembly: Assembly) -> None:
 
     async def unit(scope: Scope) -> Db:
         if Db not in scope.found:
-            db = await scope.stack.enter_async_context(pool.unit(tenant=scope.tenant))
+            db = await scope.stack.enter_async_context(
+                pool.unit(tenant=scope.tenant, deadline=scope.deadline)
+            )
             scope.found[Db] = db
             scope.before_answer.append(db.flush)
             # Attributes that load lazily do so in a greenlet of SQLAlchemy's alone.
@@ -47,5 +54,6 @@ def attach(assembly: Assembly) -> None:
     assembly.share(Pool, pool)
     assembly.share(AnswerStore, KeptAnswers(unit, assembly.settings.server.idempotency_ttl))  # type: ignore[type-abstract]  # shared by its protocol
     assembly.resource("database", opened)
+    assembly.background("idle database connections", pool.reap)
     assembly.background("kept answers", lambda: clean(pool))
     assembly.provide(Db, unit)

@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram
 from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from moorage.database.engine import Connections
+from moorage.metrics import Metrics
 from moorage.tracing import Tracer
 
 Observe = Callable[[str, float], None]
@@ -44,19 +44,21 @@ def observe_statements(engine: AsyncEngine, observe: Observe) -> None:
     event.listen(engine.sync_engine, "after_cursor_execute", after)
 
 
-def observe_connections(connections: Connections, registry: CollectorRegistry) -> None:
-    """Keep gauges of the pool in *registry*: ``database_connections{state}``, ``database_connections_waiting``, and
-    the histogram ``database_acquire_seconds``.
+def observe_connections(connections: Connections, metrics: Metrics) -> None:
+    """Show the pool as ``database_connections{state}``, ``database_connections_waiting`` and the histogram
+    ``database_acquire_seconds``.
     """
-    states = Gauge("database_connections", "Connections, by what they do.", ("state",), registry=registry)
-    states.labels("in_use").set_function(connections.checkedout)
-    states.labels("idle").set_function(connections.checkedin)
-    waiting = Gauge("database_connections_waiting", "Who waits for a connection.", registry=registry)
-    waiting.set_function(lambda: connections.waiting)
-    acquired = Histogram(
-        "database_acquire_seconds", "Waits for a connection.", buckets=_BUCKETS, registry=registry
+    metrics.gauge_function(
+        "database_connections",
+        "Connections, by what they do.",
+        lambda: {"in_use": float(connections.checkedout()), "idle": float(connections.checkedin())},
+        ("state",),
     )
-    connections.acquired = acquired.observe
+    metrics.gauge_function(
+        "database_connections_waiting", "Who waits for a connection.", lambda: float(connections.waiting)
+    )
+    acquired = metrics.histogram("database_acquire_seconds", "Waits for a connection.", buckets=_BUCKETS)
+    connections.acquired = acquired.labels().observe
 
 
 def trace_statements(engine: AsyncEngine, tracer: Tracer, *, schema: str | None) -> None:

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from moorage.cache.cache import Cache
     from moorage.config import Config
     from moorage.database.db import Db
     from moorage.database.table import Table
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AppError",
     "BadRequest",
+    "Cache",
     "Caller",
     "Config",
     "Conflict",
@@ -67,6 +69,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Cache": "moorage.cache.cache",
     "Config": "moorage.config",
     "Db": "moorage.database.db",
     "Table": "moorage.database.table",

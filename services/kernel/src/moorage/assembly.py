@@ -22,6 +22,7 @@ log = structlog.get_logger("moorage.assembly")
 PORTS: Final = (
     "moorage.tracing.port",
     "moorage.database.port",
+    "moorage.cache.port",
 )
 """Where `attach(assembly)` is, in the order in which the ports open; they close in reverse."""
 _FIRST_PAUSE: Final = 0.5

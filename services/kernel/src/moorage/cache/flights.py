@@ -1,0 +1,84 @@
+"""Single-flight: of all who want one result in this process, one works for it and the others wait."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final
+
+_leading: ContextVar[frozenset[bytes]] = ContextVar("moorage_cache_leading", default=frozenset())
+_ABANDONED: Final = None
+_MOST_ROUNDS: Final = 2
+"""How often a result is waited for anew that was outdated before it was there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was computed; ``outdated``: something that it was computed from has changed since it was begun."""
+
+    value: bytes
+    outdated: bool = False
+
+
+class Elsewhere(Exception):  # noqa: N818 - it says where the result is being made
+    """Another process is at it, and whoever began here did not want to wait for that."""
+
+
+class Flights:
+    """What is being computed in this process.
+
+    Whoever comes first computes within his own request, so that it has his unit of work, his deadline and his
+    trace. If he is cancelled, the next in line begins anew with what is his; nobody else is cancelled with him. An
+    exception is everybody's who waits, and is not kept.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: dict[bytes, asyncio.Future[Result | None]] = {}
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._under_way
+
+    async def once(self, key: bytes, work: Callable[[], Awaitable[Result]]) -> bytes:
+        """What *work* makes, or what another's makes who is at it already.
+
+        Whoever waited for an outdated result may have come after the change: for him it is made anew.
+
+        Raises:
+            RuntimeError: *work* asks for its own result, and would wait for itself.
+        """
+        rounds = 0
+        while True:
+            flight = self._under_way.get(key)
+            if flight is None:
+                return (await self._lead(key, work)).value
+            if key in _leading.get():
+                raise RuntimeError(f"the computation of the cache's entry {key!r} asks for that entry")
+            try:
+                result = await asyncio.shield(flight)
+            except Elsewhere:
+                continue
+            if result is _ABANDONED:
+                continue
+            if not result.outdated or rounds == _MOST_ROUNDS:
+                return result.value
+            rounds += 1
+
+    async def _lead(self, key: bytes, work: Callable[[], Awaitable[Result]]) -> Result:
+        flight: asyncio.Future[Result | None] = asyncio.get_running_loop().create_future()
+        self._under_way[key] = flight
+        token = _leading.set(_leading.get() | {key})
+        try:
+            result = await work()
+        except Exception as exc:
+            flight.set_exception(exc)
+            flight.exception()  # nobody may have waited: that is not worth a warning
+            raise
+        except BaseException:
+            flight.set_result(_ABANDONED)
+            raise
+        else:
+            flight.set_result(result)
+            return result
+        finally:
+            del self._under_way[key]
+            _leading.reset(token)

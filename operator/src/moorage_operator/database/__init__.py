@@ -1,5 +1,6 @@
 """The database side of a Module: its schema, its two roles and their grants, kept as they should be."""
 
+from moorage.events.busschema import TopicTakenError
 from moorage_operator.database.claims import Claim, ForeignSchemaError
 from moorage_operator.database.provisioner import (
     DatabaseRefusedError,
@@ -15,4 +16,5 @@ __all__ = [
     "ForeignSchemaError",
     "Provisioner",
     "RoleLimits",
+    "TopicTakenError",
 ]

@@ -7,7 +7,7 @@ statements is simply run again. The admin needs no superuser: ``CREATEROLE`` and
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -16,7 +16,8 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import asyncpg  # type: ignore[import-untyped]  # has neither stubs nor py.typed
 
-from moorage_operator.database import claims, grants
+from moorage.events.busschema import ForeignBusError, installed
+from moorage_operator.database import bus, claims, grants
 from moorage_operator.database.sql import identifier, literal, scram_verifier
 from moorage_operator.plan.names import DatabaseNames
 
@@ -104,7 +105,7 @@ class Provisioner:
             ForeignSchemaError: the schema is not this Module's; nothing was changed.
             DatabaseUnavailableError, DatabaseRefusedError: see there.
         """
-        async with self._locked(names) as connection:
+        async with self._locked(_key(names)) as connection:
             claims.check(names, uid, await _claim_on(connection, names), adopt)  # before anything is made
             await self._ensure_roles(connection, names)
             await self._ensure_schema(connection, names, uid)
@@ -113,17 +114,45 @@ class Provisioner:
         if app_password is not None and await self._logs_in(self.app_dsn(names, app_password)):
             return app_password
         password = app_password or _new_password()
-        async with self._locked(names) as connection:
+        async with self._locked(_key(names)) as connection:
             await connection.execute(
                 f"ALTER ROLE {identifier(names.app)} LOGIN PASSWORD {literal(scram_verifier(password))}"
             )
         return password
 
+    async def ensure_events(
+        self,
+        names: DatabaseNames,
+        *,
+        publishes: Collection[str],
+        subscribes: Collection[str],
+        core_namespace: str,
+        partitions: int = 8,
+    ) -> None:
+        """Make what the Module may do on the event bus as it declares it, in types; after `ensure`.
+
+        What was declared once and is no longer is taken away. Nothing is made for a Module that declares nothing.
+
+        Raises:
+            TopicTakenError: a topic is another Module's; nothing was changed.
+            DatabaseUnavailableError, DatabaseRefusedError: see there.
+        """
+        declared = bus.Declared(publishes, subscribes, core_namespace, partitions)
+        if not declared:
+            async with self._connection() as connection:
+                if not await installed(connection):
+                    return
+        async with self._locked("moorage:bus") as connection:
+            try:
+                await bus.converge(connection, names, declared)
+            except ForeignBusError as error:
+                raise DatabaseRefusedError(str(error)) from error
+
     async def open_owner(self, names: DatabaseNames, *, seconds: int) -> str:
         """Let the owner role log in for *seconds*, for one migration; returns the DSN with its new password."""
         password = _new_password()
         until = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
-        async with self._locked(names) as connection:
+        async with self._locked(_key(names)) as connection:
             await connection.execute(
                 f"ALTER ROLE {identifier(names.owner)} LOGIN PASSWORD {literal(scram_verifier(password))} "
                 f"VALID UNTIL {literal(until)}"
@@ -132,7 +161,7 @@ class Provisioner:
 
     async def close_owner(self, names: DatabaseNames) -> None:
         """Take the owner role's login and password away; without one nothing changes."""
-        async with self._locked(names) as connection:
+        async with self._locked(_key(names)) as connection:
             if await connection.fetchval("SELECT rolcanlogin FROM pg_roles WHERE rolname = $1", names.owner):
                 await connection.execute(f"ALTER ROLE {identifier(names.owner)} NOLOGIN PASSWORD NULL")
 
@@ -174,11 +203,12 @@ class Provisioner:
 
     async def drop(self, names: DatabaseNames, uid: str) -> bool:
         """Drop schema and roles if the Module with *uid* claims them; ``False``: there was nothing of its own."""
-        async with self._locked(names) as connection:
+        async with self._locked(_key(names)) as connection:
             held = claims.Claim.parse(await _claim_on(connection, names))
             if held != claims.Claim.of(names, uid):
                 return False
             await self._end_sessions(connection, names)
+            await bus.forget(connection, names)
             await connection.execute(f"DROP SCHEMA IF EXISTS {identifier(names.schema)} CASCADE")
             for role in (names.app, names.owner):
                 # The schema went first: a run that was killed here leaves roles without anything, and they are
@@ -199,21 +229,8 @@ class Provisioner:
     # -- steps
 
     async def _ensure_roles(self, connection: Any, names: DatabaseNames) -> None:
-        present = {
-            row["rolname"]
-            for row in await connection.fetch(
-                "SELECT rolname FROM pg_roles WHERE rolname = ANY($1::text[])", [names.owner, names.app]
-            )
-        }
         for role in (names.owner, names.app):
-            if role not in present:
-                await connection.execute(f"CREATE ROLE {identifier(role)} NOLOGIN")
-            # Membership lets an admin who is no superuser act for the role: make its schema, end its sessions.
-            # Since PostgreSQL 16 the maker of a role may administer it, but neither become it nor use its rights.
-            kinds = ("SET", "USAGE") if connection.get_server_version().major >= 16 else ("MEMBER",)
-            for kind in kinds:
-                if not await connection.fetchval("SELECT pg_has_role(current_user, $1, $2)", role, kind):
-                    await connection.execute(f"GRANT {identifier(role)} TO CURRENT_USER")
+            await bus.ensure_role(connection, role)
         await _revoke_memberships(connection, names)
 
     async def _ensure_schema(self, connection: Any, names: DatabaseNames, uid: str) -> None:
@@ -274,10 +291,9 @@ class Provisioner:
     # -- connections
 
     @contextlib.asynccontextmanager
-    async def _locked(self, names: DatabaseNames) -> AsyncIterator[Any]:
-        """A connection that holds this module's advisory lock: two runs never interleave."""
+    async def _locked(self, key: str) -> AsyncIterator[Any]:
+        """A connection that holds the advisory lock of *key*: two runs never interleave."""
         async with self._connection() as connection:
-            key = f"moorage:{names.schema}"
             async with asyncio.timeout(_LOCK_PATIENCE):
                 # Polled: a session that waits inside pg_advisory_lock could not be cancelled cleanly.
                 while not await connection.fetchval(  # noqa: ASYNC110 - the event is in another process
@@ -393,6 +409,10 @@ class Provisioner:
         return urlunsplit(
             parts._replace(netloc=f"{quote(user)}:{quote(password)}@{address}", query=urlencode(query))
         )
+
+
+def _key(names: DatabaseNames) -> str:
+    return f"moorage:{names.schema}"
 
 
 async def _claim_on(connection: Any, names: DatabaseNames) -> str | None:

@@ -14,10 +14,13 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from moorage import errors
+from moorage import trace as traces
 from moorage.guard import headers as names
 from moorage.guard.engine import Decision, Guard, RequestFacts, receive
 from moorage.http.server import SECURITY_HEADERS, error_response
 from moorage.metrics import UNMATCHED, Metrics
+from moorage.tracing import NullTracer, Span, Tracer
+from moorage.tracing.http import calling, served, serving
 from moorage_gateway import message
 from moorage_gateway.forward import headers as fields
 from moorage_gateway.forward import http, websocket
@@ -95,10 +98,18 @@ class Exchange:
 class Proxy:
     """The engine; `handle` is what the server calls for every request."""
 
-    def __init__(self, clients: Clients, find: Find, trusted: names.TrustedProxies, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        clients: Clients,
+        find: Find,
+        trusted: names.TrustedProxies,
+        metrics: Metrics,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._clients = clients
         self._find = find
         self._metrics = metrics
+        self._tracer = NullTracer() if tracer is None else tracer
         self.trusted = trusted
         self.sockets = websocket.Sockets()
         self.active = 0
@@ -122,15 +133,16 @@ class Proxy:
         status = CLIENT_GONE
         self.active += 1
         self.idle.clear()
-        try:
-            response = await self._answer(exchange)
-            status = response.status
-            return response
-        finally:
-            self.active -= 1
-            if not self.active:
-                self.idle.set()
-            self._account(exchange, status)
+        with serving(self._tracer, exchange.facts) as span:
+            try:
+                response = await self._answer(exchange)
+                status = response.status
+                return response
+            finally:
+                self.active -= 1
+                if not self.active:
+                    self.idle.set()
+                self._account(exchange, status, span)
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         request = exchange.request
@@ -151,11 +163,13 @@ class Proxy:
             response.force_close()
         return response
 
-    def _account(self, exchange: Exchange, status: int) -> None:
-        """Count and log one request."""
+    def _account(self, exchange: Exchange, status: int, span: Span) -> None:
+        """Count and log one request, and say on its span how it went."""
         facts, error, target = exchange.facts, exchange.error, exchange.target
         took = time.perf_counter() - exchange.began
-        self._metrics.answered(facts.method, exchange.route, status, took, error.code if error else None)
+        code = error.code if error else None
+        served(span, facts, exchange.route, status, code)
+        self._metrics.answered(facts.method, exchange.route, status, took, code, facts.trace)
         fields: dict[str, object] = {
             "method": facts.method,
             "path": facts.target.partition("?")[0][:_LOGGED_PATH],  # a query may hold anything
@@ -165,7 +179,6 @@ class Proxy:
             "duration_ms": round(took * 1000, 2),
             "client": facts.client.address,
             "request_id": facts.request_id,
-            "trace_id": facts.trace.trace_id,
         }
         if exchange.decision is not None and exchange.decision.user is not None:
             fields["user_id"] = str(exchange.decision.user.id)
@@ -190,7 +203,9 @@ class Proxy:
         if upstream is None:
             raise _not_up(target)
         try:
-            response = await self._forward(request, self._hop(exchange, target, upstream))
+            with calling(self._tracer, facts.method, upstream.origin, target.key) as span:
+                response = await self._forward(request, self._hop(exchange, target, upstream))
+                span.set("http.response.status_code", response.status)
         except http.RefusedError as exc:
             if target.answered:
                 raise
@@ -213,14 +228,12 @@ class Proxy:
         if not address.host:
             headers.popall("Host", None)  # an empty one; the upstream's own name stands in
         set_forwarded(headers, exchange.origin)
-        headers.popall("tracestate", None)
         if decision is not None:
             headers.update(decision.upstream_headers())
         else:
             headers[names.REQUEST_ID_HEADER] = facts.request_id
-            headers[names.TRACEPARENT_HEADER] = facts.trace.traceparent
-            if facts.trace.state:
-                headers["tracestate"] = facts.trace.state
+        headers.popall(traces.TRACESTATE, None)
+        traces.inject(headers)
         hop = Hop(
             upstream=upstream,
             path=address.target,

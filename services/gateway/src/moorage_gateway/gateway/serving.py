@@ -13,6 +13,7 @@ from moorage.guard.headers import TrustedProxies
 from moorage.health import Health
 from moorage.http.admin import create_admin
 from moorage.metrics import Metrics
+from moorage.tracing.choosing import Tracing
 from moorage_gateway.forward.upstream import open_clients
 from moorage_gateway.gateway.modules import Modules
 from moorage_gateway.proxy import Proxy
@@ -25,8 +26,10 @@ async def running(modules: Modules, settings: Settings) -> AsyncIterator[Running
     config = modules.config
     health = Health()
     metrics = Metrics(module="gateway", version=settings.moorage.version, revision=settings.moorage.revision)
-    async with open_clients() as clients:
-        proxy = Proxy(clients, modules.find, TrustedProxies(config.trusted_proxies), metrics)
+    tracing = Tracing.of(settings, name="gateway", metrics=metrics)
+    async with tracing.opened(), open_clients() as clients:
+        trusted = TrustedProxies(config.trusted_proxies)
+        proxy = Proxy(clients, modules.find, trusted, metrics, tracing.tracer)
         watching = asyncio.create_task(modules.watch())
         server = settings.server.model_copy(update=config.listen.model_dump())
         try:

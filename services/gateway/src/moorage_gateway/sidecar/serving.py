@@ -19,6 +19,7 @@ from moorage.health import Health, NotReady
 from moorage.http.admin import create_admin
 from moorage.http.answers import json_response
 from moorage.metrics import Metrics
+from moorage.tracing.choosing import Tracing
 from moorage_gateway.forward.upstream import Upstream, open_clients
 from moorage_gateway.proxy import Proxy, Target
 from moorage_gateway.server import Drain, Running, serving, until_stopped
@@ -69,13 +70,18 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         timeout_s=settings.server.write_timeout,
     )
     own_ports = (settings.server.port, settings.admin.port)
-    async with open_clients() as clients:
+    tracing = Tracing.of(settings, name=f"{place.module}-sidecar", metrics=metrics)
+    async with tracing.opened(), open_clients() as clients:
         probes = AppProbes(clients.http, upstream)
         _register(health, guard, probes)
         admin = create_admin(health, metrics, Reporter(guard, own_ports))
         _add_app_probes(admin, probes)
         proxy = Proxy(
-            clients, lambda host, path: target, TrustedProxies(settings.server.trusted_proxies), metrics
+            clients,
+            lambda host, path: target,
+            TrustedProxies(settings.server.trusted_proxies),
+            metrics,
+            tracing.tracer,
         )
         watching = asyncio.create_task(guard.watch())
         try:

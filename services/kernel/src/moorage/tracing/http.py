@@ -1,5 +1,5 @@
-"""The span of one HTTP request on the serving side; names and attributes as OpenTelemetry's stable conventions have
-them (https://opentelemetry.io/docs/specs/semconv/http/http-spans/).
+"""The spans of an HTTP request, at the server and at a proxy; names and attributes as OpenTelemetry's stable
+conventions have them (https://opentelemetry.io/docs/specs/semconv/http/http-spans/).
 
 What a client sends is not in them but for what the conventions require: no query, no headers, no body.
 """
@@ -10,7 +10,7 @@ from typing import Final
 
 from moorage.guard.engine import RequestFacts
 from moorage.metrics import UNMATCHED
-from moorage.tracing import Span, Tracer
+from moorage.tracing import Span, Tracer, Value
 
 _METHODS: Final = frozenset(
     {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"}
@@ -53,3 +53,21 @@ def served(span: Span, facts: RequestFacts, route: str, status: int, error: str 
         span.failed(error or str(status))
     else:
         span.set("error.type", error)
+
+
+@contextmanager
+def calling(tracer: Tracer, method: str, origin: str, peer: str) -> Iterator[Span]:
+    """The span of a request passed on to *origin* (``http://host:port``), which is called *peer*."""
+    scheme, _, authority = origin.partition("://")
+    host, _, port = authority.rpartition(":")
+    attributes: dict[str, Value] = {
+        "http.request.method": method if method in _METHODS else "_OTHER",
+        "url.scheme": scheme,
+        "server.address": (host or authority).strip("[]"),
+        "peer.service": peer,
+    }
+    if host and port.isdecimal():
+        attributes["server.port"] = int(port)
+    name = method if method in _METHODS else "HTTP"
+    with tracer.span(name, kind="client", attributes=attributes) as span:
+        yield span

@@ -187,6 +187,9 @@ class Recorded:
             self._span.set_attribute("error.type", exc.code)
             if exc.status < 500:
                 return  # an answer like another: what was asked for is not there, or not allowed
+        elif isinstance(exc, asyncio.CancelledError):
+            self._span.set_attribute("error.type", "cancelled")
+            return  # who has cancelled it knows whether that is a failure
         else:
             self._span.set_attribute("error.type", exc if isinstance(exc, str) else type(exc).__qualname__)
         self._span.set_status(otel.StatusCode.ERROR)

@@ -5,27 +5,21 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import asyncpg
 import pytest
-import pytest_asyncio
 from click.testing import CliRunner
 
 from moorage.cli.migrate import migrate
-from moorage.database.embedded import EmbeddedPostgres
+from moorage.testing import SchemaDatabase
 
 pytestmark = pytest.mark.postgres
 
 
-@pytest_asyncio.fixture
-async def dsn(tmp_path: Path) -> AsyncIterator[str]:
-    server = EmbeddedPostgres(tmp_path / "pg")
-    await server.start()
-    connection = await asyncpg.connect(server.dsn)
-    await connection.execute("CREATE SCHEMA shop")
-    await connection.close()
-    yield server.dsn
-    await server.stop()
-    server.purge()
+@pytest.fixture
+async def dsn(moorage_postgres: str) -> AsyncIterator[str]:
+    """A database with an empty schema ``shop``, and its owner."""
+    database = await SchemaDatabase.create(moorage_postgres, "shop")
+    yield database.owner_dsn
+    await database.drop()
 
 
 @pytest.fixture
@@ -70,6 +64,16 @@ async def test_status_tells_what_is_pending_and_migrate_runs_it(shop: Path, dsn:
     assert events(output)[-1]["current"] == "0001"
     code, output = await invoke(dsn=dsn)
     assert (code, output.strip()) == (0, "current: 0001  head: 0001  pending: 0")
+
+
+async def test_a_dry_run_shows_what_would_be_done_and_does_not_do_it(shop: Path, dsn: str) -> None:
+    code, output = await invoke("--dry-run", dsn=dsn)
+    assert code == 0, output
+    assert "rehearsed 0001" in output
+    assert "CREATE TABLE item" in output
+    assert "current: -  head: 0001  pending: 1" in output
+    code, output = await invoke("--status", dsn=dsn)
+    assert "pending: 1" in output
 
 
 async def test_a_failure_is_left_where_kubelet_looks(

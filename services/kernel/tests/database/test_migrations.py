@@ -9,37 +9,21 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-import pytest_asyncio
 from pydantic import SecretStr
 
-from moorage.database.embedded import EmbeddedPostgres
 from moorage.database.migrations import MigrationError, Migrator, Options, as_sql
 from moorage.database.platform import PREFIX
+from moorage.testing import SchemaDatabase
 
 pytestmark = pytest.mark.postgres
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
-    embedded = EmbeddedPostgres(tmp_path_factory.mktemp("pg"))
-    await embedded.start()
-    yield embedded
-    await embedded.stop()
-    embedded.purge()
-
-
 @pytest.fixture
-async def dsn(server: EmbeddedPostgres) -> str:
+async def dsn(moorage_postgres: str) -> AsyncIterator[str]:
     """A schema ``a-b_c`` (a name that needs quoting) and its owner."""
-    name = f"m_{secrets.token_hex(6)}"
-    connection = await asyncpg.connect(server.dsn)
-    await connection.execute(f"CREATE DATABASE {name}")
-    await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
-    await connection.close()
-    connection = await asyncpg.connect(server.dsn.rpartition("/")[0] + f"/{name}")
-    await connection.execute(f'CREATE SCHEMA "a-b_c" AUTHORIZATION {name}')
-    await connection.close()
-    return f"postgresql://{name}:x@127.0.0.1:{server.port}/{name}"
+    database = await SchemaDatabase.create(moorage_postgres, "a-b_c")
+    yield database.owner_dsn
+    await database.drop()
 
 
 class Package:
@@ -218,3 +202,86 @@ async def test_the_dsns_query_says_how_to_connect(package: Package, dsn: str) ->
     assert (await package.migrator(f"{dsn}?sslmode=prefer&application_name=x").upgrade()).current == "0001"
     with pytest.raises(MigrationError, match="SSL"):
         await package.migrator(f"{dsn}?sslmode=require").upgrade()
+
+
+async def test_a_migration_that_cannot_run_in_a_transaction_says_so(package: Package, dsn: str) -> None:
+    package.add("0001", "op.create_table('post', sa.Column('id', sa.Integer))")
+    package.add(
+        "0002",
+        "op.create_index('post_id', 'post', ['id'], postgresql_concurrently=True, if_not_exists=True)",
+        top="transactional = False",
+    )
+    await package.migrator(dsn).upgrade()
+    assert "post_id" in await query(dsn, INDEXES)
+
+
+INDEXES = "SELECT indexname FROM pg_indexes WHERE schemaname = 'a-b_c'"
+INVALID = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
+
+
+async def test_an_index_that_was_left_unfinished_is_dropped_and_built_again(
+    package: Package, dsn: str
+) -> None:
+    """As when a migrator was killed while PostgreSQL built it, or a duplicate stopped it."""
+    package.add(
+        "0001", "op.execute('CREATE TABLE post (id int)'); op.execute('INSERT INTO post VALUES (1), (1)')"
+    )
+    package.add(
+        "0002",
+        "op.create_index('Post id', 'post', ['id'], unique=True, postgresql_concurrently=True, if_not_exists=True)",
+        top="transactional = False",
+    )
+    with pytest.raises(MigrationError, match="could not create unique index"):
+        await package.migrator(dsn).upgrade()
+    assert len(await query(dsn, INVALID)) == 1
+    await query(dsn, "DELETE FROM post WHERE ctid = '(0,1)'")
+    assert (await package.migrator(dsn).upgrade()).current == "0002"
+    assert [event for event in package.events if event["event"] == "mended"]
+    assert await query(dsn, INVALID) == []
+    assert "Post id" in await query(dsn, INDEXES)
+
+
+async def test_a_rehearsal_shows_statements_and_locks_and_leaves_nothing(package: Package, dsn: str) -> None:
+    package.add("0001", "op.create_table('post', sa.Column('id', sa.Integer))")
+    await package.migrator(dsn).upgrade()
+    package.add("0002", "op.add_column('post', sa.Column('title', sa.Text))")
+    package.add(
+        "0003", "op.execute('UPDATE post SET title = 1'); op.create_table('tag', sa.Column('id', sa.Integer))"
+    )
+    before = await query(dsn, TABLES)
+    status = await package.migrator(dsn).rehearse()
+    assert (status.current, len(status.pending)) == ("0001", 2)
+    assert await query(dsn, TABLES) == before
+    second, third = (event for event in package.events if event["event"] == "rehearsed")
+    assert second["statements"] == ["ALTER TABLE post ADD COLUMN title TEXT"]
+    assert second["locks"] == ["post: AccessExclusiveLock"]
+    assert third["locks"] == []
+    assert (await package.migrator(dsn).upgrade()).current == "0003"
+
+
+async def test_a_rehearsal_finds_what_would_fail(package: Package, dsn: str) -> None:
+    package.add("0001", "op.create_table('post', sa.Column('id', sa.Integer))")
+    package.add("0002", "op.execute('SELECT 1 FROM missing')")
+    with pytest.raises(MigrationError, match="0002"):
+        await package.migrator(dsn).rehearse()
+    assert await query(dsn, TABLES) == []
+
+
+@pytest.mark.parametrize(
+    ("upgrade", "top"),
+    [
+        ("with op.get_context().autocommit_block(): op.execute('SELECT 1')", ""),
+        ("op.execute('CREATE TABLE never (id int)')", "transactional = False"),
+    ],
+)
+async def test_a_rehearsal_ends_where_it_could_not_be_undone(
+    package: Package, dsn: str, upgrade: str, top: str
+) -> None:
+    package.add("0001", "op.create_table('post', sa.Column('id', sa.Integer))")
+    package.add("0002", upgrade, top=top)
+    package.add("0003", "pass")
+    await package.migrator(dsn).rehearse()
+    done = [event.get("migration") for event in package.events if event["event"] == "rehearsed"]
+    assert done == ["0001"]
+    assert "migration 0002" in str(package.events[-1]["message"])
+    assert await query(dsn, TABLES) == []

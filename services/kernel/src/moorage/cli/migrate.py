@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import sys
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +27,11 @@ _LONGEST_PAUSE: Final = 5.0
 @click.option(
     "--status", "show_status", is_flag=True, help="Show what has run and what would; change nothing."
 )
-@click.option("--dry-run", is_flag=True, help="The same as --status.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Run what is pending in one transaction, show statements and locks, and roll back.",
+)
 @click.option("--sql", is_flag=True, help="Print all migrations as SQL; needs no database.")
 @click.option("--wait", type=float, default=60.0, show_default=True, help="Seconds to wait for the database.")
 @click.option(
@@ -47,6 +52,7 @@ def migrate(
     Migrations are PACKAGE/migrations/versions/*.py. DATABASE_DSN names the owner (DATABASE_DIRECT_DSN, if set,
     is preferred: a pooler must not be between), DATABASE_SCHEMA the schema. Each migration runs in a transaction
     of its own; one that fails leaves those before it, and nothing of itself. Run it as often as you like.
+    A dry run holds every lock of the real one until its end.
     """
     package = app.partition(":")[0].partition(".")[0]
     _find_packages()
@@ -55,7 +61,7 @@ def migrate(
         if sql:
             migrator.sql(sys.stdout)
             return
-        work = migrator.status if show_status or dry_run else migrator.upgrade
+        work = migrator.status if show_status else migrator.rehearse if dry_run else migrator.upgrade
         status = asyncio.run(_patiently(work, wait, migrator.report))
     except (MigrationError, ConfigError, SQLAlchemyError) as error:
         _leave_message(str(error))
@@ -116,6 +122,13 @@ def _line(event: dict[str, Any]) -> str:
             return f"applying {event['migration']}  {event['title']}"
         case "applied":
             return f"applied  {event['migration']}  ({event['seconds']:.2f} s)"
+        case "rehearsed":
+            lines = [f"rehearsed {event['migration']}  ({event['seconds']:.2f} s), rolled back at the end"]
+            lines += [textwrap.indent(f"{statement};", "    ") for statement in event["statements"]]
+            lines += [f"  others wait for {lock}" for lock in event["locks"]]
+            return "\n".join(lines)
+        case "warning":
+            return f"warning: {event['message']}"
         case _:
             return str(event["message"])
 

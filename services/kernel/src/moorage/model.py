@@ -39,3 +39,23 @@ class Page(Model, Generic[T]):
     limit: int
     offset: int
     total: int
+
+
+class CursorPaging(Query):
+    """Which part of a list, by where the last one ended: ``?limit=20&cursor=…``."""
+
+    limit: int = Field(20, ge=1, le=100, description="Items at most.")
+    cursor: str | None = Field(
+        None, max_length=2048, description="The last page's `next_cursor`; absent: from the beginning."
+    )
+
+
+class CursorPage(Model, Generic[T]):
+    """A part of a list, and where the next one begins.
+
+    Other than with offsets, what is added or removed meanwhile neither repeats nor skips the rest.
+    """
+
+    items: list[T]
+    limit: int
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")

@@ -20,7 +20,7 @@ from moorage.config import load
 from moorage.config.settings import Settings
 from moorage.health import Health
 from moorage.http.admin import create_admin
-from moorage.http.app import ASSEMBLY, GUARD, create_app
+from moorage.http.app import API, ASSEMBLY, GUARD, create_app
 from moorage.http.server import Runner, listen
 from moorage.lifecycle import Stop
 from moorage.module import DeclarationError, Module
@@ -102,7 +102,7 @@ async def running(
     server, admin = settings.server, settings.admin
     assembly = Assembly.of(module, settings, overrides)
     app, health = create_app(assembly), assembly.health
-    admin_app = create_admin(health, assembly.metrics, app[GUARD])
+    admin_app = create_admin(health, assembly.metrics, app[GUARD], app[API])
     admin_runner = Runner(admin_app, idle_timeout=server.idle_timeout, shutdown_timeout=1.0)
     runner = Runner(app, idle_timeout=server.idle_timeout, shutdown_timeout=_drain(settings))
     await admin_runner.setup()

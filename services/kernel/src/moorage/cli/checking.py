@@ -54,8 +54,7 @@ def _code(folder: Path, manifests: ManifestSet, module: Module) -> Iterator[Prob
     app = module.spec.app
     assert app is not None
     try:
-        code = _import(folder, app)
-        bound = bind(code, {Db: _never})
+        code, bound = understood(folder, app)
     except ImportFailed as exc:
         yield _problem(module, "spec.app", str(exc), "name the package and the Module object in it")
         return
@@ -72,6 +71,16 @@ def _code(folder: Path, manifests: ManifestSet, module: Module) -> Iterator[Prob
         yield _problem(module, "metadata.name", message, "give both the same name")
     yield from _bindings(manifests, module, bound)
     yield from _names(folder, manifests, module)
+
+
+def understood(folder: Path, app: str) -> tuple[Code, Mapping[str, Bound]]:
+    """The module that *app* names, imported with *folder* and its ``src`` on the path, and its handlers.
+
+    Raises:
+        ImportFailed, DeclarationError
+    """
+    code = _import(folder, app)
+    return code, bind(code, {Db: _never})
 
 
 def _import(folder: Path, app: str) -> Code:

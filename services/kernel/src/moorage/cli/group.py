@@ -11,6 +11,7 @@ _OWN: Final = {
     "serve": ("moorage.cli.serve:serve", "Serve a module: HTTP with the guard, and the admin port."),
     "migrate": ("moorage.cli.migrate:migrate", "Bring a module's schema up to date."),
     "check": ("moorage.cli.check:check", "Hold a module's code and manifests to each other."),
+    "openapi": ("moorage.cli.openapi:openapi", "Write a module's OpenAPI document."),
     "permissions": ("moorage.cli.permissions:permissions", "Write generated.py: names of rules."),
 }
 

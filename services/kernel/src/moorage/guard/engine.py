@@ -41,6 +41,7 @@ from moorage.guard.identity import Caller, ModuleCaller, User
 from moorage.guard.paths import Target, parse_target
 from moorage.guard.policy import BaseDocument, DocumentError, Rule
 from moorage.guard.snapshot import CompiledRule, Policy
+from moorage.guard.tokens import Verified
 from moorage.guard.values import request_value, resource_value, user_value
 
 logger = logging.getLogger("moorage.guard")
@@ -106,6 +107,8 @@ class Decision:
     caller: Caller | None
     policy: Policy
     needs_resource: bool = False
+    expires: float | None = None
+    """When the caller's token expires, in seconds since the epoch; ``None``: there is no token."""
 
     @property
     def rule(self) -> Rule:
@@ -342,8 +345,10 @@ class Guard:
             raise Unavailable(
                 "This part of the service is not there yet.", code="unbound_rule", details={"rule": rule.name}
             )
-        caller = None if rule.rule.auth == "none" else self._caller(policy, rule, headers)
+        verified = None if rule.rule.auth == "none" else self._verified(policy, rule, headers)
+        caller = policy.caller(verified) if verified is not None else None
         decision = Decision(facts, target, rule, params, caller, policy)
+        decision.expires = verified.expires if verified is not None else None
         if rule.permission is not None:
             self._permission(decision, rule, rule.permission)
         _body(headers, rule.rule.max_body)
@@ -370,7 +375,7 @@ class Guard:
         if not self.permits(decision, permission, resource):
             raise _forbidden(permission)
 
-    def _caller(self, policy: Policy, rule: CompiledRule, headers: Headers) -> Caller | None:
+    def _verified(self, policy: Policy, rule: CompiledRule, headers: Headers) -> Verified | None:
         given = headers.getall("Authorization", ())
         if not given:
             if rule.rule.auth == "optional":
@@ -386,7 +391,7 @@ class Guard:
                 code="invalid_token",
                 reason="two Authorization headers",
             )
-        return policy.caller(policy.verifier.verify_header(given[0], self._clock()))
+        return policy.verifier.verify_header(given[0], self._clock())
 
     def _permission(self, decision: Decision, rule: CompiledRule, code: str) -> None:
         caller = decision.caller

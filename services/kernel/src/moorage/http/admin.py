@@ -8,7 +8,8 @@ from aiohttp.typedefs import Handler
 
 from moorage.errors import error_body
 from moorage.health import Health
-from moorage.http.answers import json_response
+from moorage.http.answers import JSON, json_response
+from moorage.http.apidocs import HTML, ApiDocument, render
 from moorage.http.faults import from_http_exception
 from moorage.http.server import SECURITY_HEADERS
 from moorage.metrics import Metrics
@@ -22,8 +23,14 @@ class PolicyStatus(Protocol):
         ...
 
 
-def create_admin(health: Health, metrics: Metrics, policies: PolicyStatus) -> web.Application:
-    """The admin application; it stands on a port that no Service and no edge leads to."""
+def create_admin(
+    health: Health, metrics: Metrics, policies: PolicyStatus, api: ApiDocument | None = None
+) -> web.Application:
+    """The admin application; it stands on a port that no Service and no edge leads to.
+
+    Args:
+        api: what the module's handlers do; ``None``: nobody knows, as of an app behind the sidecar.
+    """
 
     async def alive(_: web.Request) -> web.Response:
         return json_response({"status": "ok"})
@@ -53,6 +60,19 @@ def create_admin(health: Health, metrics: Metrics, policies: PolicyStatus) -> we
     async def policy(_: web.Request) -> web.Response:
         return json_response(policies.status())
 
+    def described() -> ApiDocument:
+        if api is None:
+            raise web.HTTPNotFound
+        return api
+
+    async def document(_: web.Request) -> web.Response:
+        return web.Response(body=described().content(), content_type=JSON)
+
+    async def docs(_: web.Request) -> web.Response:
+        body, policy = render(described().content())
+        headers = {"Content-Type": HTML, "Content-Security-Policy": policy}
+        return web.Response(body=body, headers=headers)
+
     app = web.Application(middlewares=[_json_errors])
     app.cleanup_ctx.append(watching)
     app.add_routes(
@@ -62,6 +82,8 @@ def create_admin(health: Health, metrics: Metrics, policies: PolicyStatus) -> we
             web.get("/readyz", ready),
             web.get("/metrics", exposition),
             web.get("/policy", policy),
+            web.get("/openapi.json", document),
+            web.get("/docs", docs),
         ]
     )
     return app

@@ -17,6 +17,7 @@ from typing import Final
 from moorage.guard.policy import BaseDocument
 from moorage.http.answers import JSON, Content
 
+HTML: Final = "text/html; charset=utf-8"
 _BLOCK: Final = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
 
 
@@ -46,7 +47,7 @@ async def document(api: ApiDocument) -> Content:
 async def page(api: ApiDocument) -> Content:
     """The API's description for people."""
     body, policy = render(api.content())
-    return Content(body, "text/html; charset=utf-8", {"Content-Security-Policy": policy})
+    return Content(body, HTML, {"Content-Security-Policy": policy})
 
 
 def render(content: bytes) -> tuple[bytes, str]:

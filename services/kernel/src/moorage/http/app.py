@@ -19,6 +19,7 @@ from moorage.http.binding import Bound, bind
 from moorage.http.body import expect_later
 from moorage.http.dispatch import Dispatcher
 from moorage.http.openapi import About, document_of
+from moorage.http.websocket import Sockets
 from moorage.kept import AnswerStore
 
 log = structlog.get_logger("moorage.http")
@@ -48,8 +49,11 @@ def create_app(assembly: Assembly) -> web.Application:
     app.cleanup_ctx.append(_opened)
     app.cleanup_ctx.append(_guarding(handlers))
     guard = app[GUARD]
-    about = About(assembly.name, place.version)
+    store = assembly.get(AnswerStore)  # type: ignore[type-abstract]  # asked for by its protocol
+    about = About(assembly.name, place.version, keeps_answers=store is not None)
     app[API] = document_of(about, handlers, lambda: guard.policy.document if guard.policy else None)
+    sockets = Sockets(assembly.metrics)
+    app.on_shutdown.append(lambda _: sockets.end_all())
     dispatcher = Dispatcher(
         guard=guard,
         handlers=handlers,
@@ -58,7 +62,8 @@ def create_app(assembly: Assembly) -> web.Application:
         groups=assembly.groups,
         errors=assembly.errors,
         api=app[API],
-        store=assembly.get(AnswerStore),  # type: ignore[type-abstract]  # asked for by its protocol
+        sockets=sockets,
+        store=store,
         trusted=TrustedProxies(settings.server.trusted_proxies),
         tracer=assembly.tracer,
     )

@@ -14,9 +14,10 @@ from moorage.http.answers import Answer, answering
 from moorage.http.docstrings import Docs
 from moorage.http.parameters import Providers, Signature, Value, loaded_type, understand
 from moorage.http.request import Context
+from moorage.http.websocket import Sockets, check_origins
 from moorage.kept import AnswerStore
 from moorage.model import Query
-from moorage.module import Handler, Module
+from moorage.module import DeclarationError, Handler, Module
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Bound:
         if keyed is not None:
             await keyed.after(context, response)
         return response
+
+    async def connect(self, context: Context, guard: Guard, sockets: Sockets) -> web.StreamResponse:
+        """Load the resource, ask the guard about it, and let the handler talk with the client."""
+        await self.load(context, guard)
+        assert self.handler.socket is not None
+        return await sockets.serve(context, self.handler.socket, self.signature.socket, self.signature.call)
 
     async def load(self, context: Context, guard: Guard) -> None:
         """Load the resource, if there is a loader, and ask the guard about it."""
@@ -125,5 +132,15 @@ def _bind(handler: Handler, providers: Providers) -> Bound:
         loader = understand(handler.resource, providers)
     signature = understand(handler.function, providers, resource=resource)
     answer = answering(handler, signature.returns)
+    _check_socket(handler, signature)
     conditional.check_declaration(handler, answer)
     return Bound(handler, loader, signature, answer, docstrings.read(handler))
+
+
+def _check_socket(handler: Handler, signature: Signature) -> None:
+    if handler.socket is not None:
+        if signature.socket is None or signature.body is not None:
+            raise DeclarationError(f"{handler.where} needs a parameter of type WebSocket, and has no body")
+        check_origins(handler.where, handler.socket)
+    elif signature.socket is not None:
+        raise DeclarationError(f"{handler.where} takes a WebSocket: declare it with @module.websocket")

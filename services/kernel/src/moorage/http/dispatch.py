@@ -20,8 +20,9 @@ from moorage.http.apidocs import ApiDocument
 from moorage.http.binding import Bound
 from moorage.http.deadline import Deadline
 from moorage.http.faults import check_message, from_http_exception
-from moorage.http.request import Context, Limits
+from moorage.http.request import ClientGone, Context, Limits
 from moorage.http.server import HSTS, SECURITY_HEADERS, error_response
+from moorage.http.websocket import Sockets
 from moorage.kept import AnswerStore
 from moorage.metrics import UNMATCHED, Metrics
 from moorage.scope import current
@@ -30,6 +31,7 @@ from moorage.tracing.http import served, serving
 
 access = structlog.get_logger("moorage.access")
 
+_LINGER_S: Final = 10.0
 TIMEOUT_HEADER: Final = "X-Moorage-Timeout-Ms"
 """Milliseconds that the caller will wait; `moorage.client` sends what is left of its own deadline."""
 
@@ -45,6 +47,7 @@ class Dispatcher:
     groups: Mapping[type, object]
     errors: ErrorBus
     api: ApiDocument
+    sockets: Sockets
     store: AnswerStore | None = None
     trusted: TrustedProxies = field(default_factory=TrustedProxies)
     tracer: Tracer = field(default_factory=NullTracer)
@@ -76,6 +79,8 @@ class Dispatcher:
                     if decision.user.tenant_id is not None:
                         bind_contextvars(tenant_id=decision.user.tenant_id)
                 response = await self._handle(request, decision)
+            except ClientGone:
+                response = _broken_off(request) or web.Response()
             except asyncio.CancelledError:
                 raise
             except BaseException as exc:  # noqa: BLE001 - nothing else may reach the client
@@ -103,6 +108,8 @@ class Dispatcher:
         at = asyncio.get_running_loop().time() + limits.timeout
         async with Deadline(at) as deadline, AsyncExitStack() as stack:
             context = self._context(request, decision, limits, stack, deadline)
+            if bound.handler.socket is not None:
+                return await bound.connect(context, self.guard, self.sockets)
             response = await bound.run(context, self.guard, self.store)
             if context.begun is None:
                 deadline.check()  # while it can be rolled back
@@ -166,7 +173,13 @@ def _broken_off(request: web.Request) -> web.StreamResponse | None:
     context = current.get()
     if not isinstance(context, Context) or context.web is not request or context.begun is None:
         return None
-    if (transport := request.transport) is not None:
+    transport = request.transport
+    if isinstance(context.begun, web.WebSocketResponse):
+        if transport is not None:
+            transport.close()
+            # Its last frame may still wait for a client that is slow, but not for ever.
+            asyncio.get_running_loop().call_later(_LINGER_S, transport.abort)
+    elif transport is not None:
         # Without chunks the end of the connection is the end of the answer, unless it is a reset.
         chunked = "Transfer-Encoding" in context.begun.headers
         (transport.close if chunked else transport.abort)()

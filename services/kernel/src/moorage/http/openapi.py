@@ -31,10 +31,11 @@ Part = Literal["body", "answer"]
 
 @dataclass(frozen=True)
 class About:
-    """Which module a document is about."""
+    """Which module a document is about; ``keeps_answers``: it has a database for idempotency keys."""
 
     title: str
     version: str
+    keeps_answers: bool = True
 
 
 def document_of(
@@ -63,7 +64,7 @@ def describe(about: About, handlers: Mapping[str, Bound], rules: Iterable[Rule])
         # Two templates that differ in names alone are one path to OpenAPI: the first names it.
         known = names.setdefault(shape, captures)
         template = _template(shape, known)
-        operation = _Operation(rule, one, components, dict(zip(captures, known, strict=True)))
+        operation = _Operation(rule, one, components, dict(zip(captures, known, strict=True)), about)
         for method, described in operation.by_method():
             paths.setdefault(template, {}).setdefault(method, described)
     tags = sorted(
@@ -117,7 +118,10 @@ def _told(name: str) -> str:
 class _Operation:
     """What one rule does, for each of its methods."""
 
-    def __init__(self, rule: Rule, bound: Bound, components: Components, names: Mapping[str, str]) -> None:
+    def __init__(
+        self, rule: Rule, bound: Bound, components: Components, names: Mapping[str, str], about: About
+    ) -> None:
+        self.about = about
         self.rule, self.bound, self.components, self.names = rule, bound, components, names
         self.handler = bound.handler
 
@@ -181,7 +185,7 @@ class _Operation:
         if self.handler.etag:
             name = "If-None-Match" if method in _SAFE else "If-Match"
             yield _header(name, "An entity tag, as ETag gave it (RFC 9110, 13.1).")
-        if self.bound.keeps_answers(method):
+        if self._keeps(method):
             text = (
                 "A new value for each intended effect, such as a UUID; the same again gets the same answer."
             )
@@ -213,7 +217,7 @@ class _Operation:
             yield 403, "The caller may not do this."
         if self.names or bound.loader is not None:
             yield 404, "There is no such thing."
-        if bound.keeps_answers(method):
+        if self._keeps(method):
             yield 409, "It clashes with what is there, or the first request with this key still runs."
         if self.handler.etag and method not in _SAFE:
             yield 412, "It has changed since."
@@ -222,6 +226,9 @@ class _Operation:
             yield 415, "The body is not JSON."
         if bound.body is not None or bound.queries or any(not value.captured for value in bound.values):
             yield 422, "Some values are not valid."
+
+    def _keeps(self, method: str) -> bool:
+        return self.about.keeps_answers and self.bound.keeps_answers(method)
 
     def _media(self, part: Part) -> dict[str, Any]:
         key = (self.rule.name, part)

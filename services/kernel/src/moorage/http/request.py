@@ -15,6 +15,10 @@ _MAX_PARAMETERS = 100
 Answered = web.StreamResponse
 
 
+class ClientGone(Exception):  # noqa: N818 - says what happened
+    """The client has left, or takes nothing any more, while it was sent something."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """Facts about the request, for handlers that need more than their parameters.

@@ -40,7 +40,18 @@ def error_response(error: AppError, request_id: str) -> web.Response:
 
 
 class Connection(RequestHandler):
-    """One client's connection: what aiohttp cannot parse is answered in our shape, too."""
+    """One client's connection: what aiohttp cannot parse is answered in our shape, too.
+
+    ``on_lost`` is called when the client goes while a stream is sent.
+    """
+
+    on_lost: Callable[[], object] | None = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Tell whoever sends a stream that nobody takes it any more."""
+        super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
 
     def handle_error(
         self,

@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol, cast
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from moorage.http.request import Context
+from moorage.http.request import ClientGone, Context
 
 HEARTBEAT_S: Final = 15.0
 """Proxies close what is silent for a minute, or half of one."""
@@ -118,8 +118,11 @@ async def send(
 async def _write(context: Context, response: web.StreamResponse, piece: bytes) -> None:
     if piece:
         # A client that takes nothing must not hold the unit of work for ever.
-        async with asyncio.timeout(context.limits.timeout):
-            await response.write(piece)
+        try:
+            async with asyncio.timeout(context.limits.timeout):
+                await response.write(piece)
+        except (ConnectionError, TimeoutError) as exc:
+            raise ClientGone from exc
 
 
 @contextmanager

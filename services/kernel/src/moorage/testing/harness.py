@@ -112,6 +112,7 @@ class ModuleHarness:
         roles: Sequence[str] = (),
         tenant: str | None = None,
         email: str | None = None,
+        lifetime_s: int = 900,
     ) -> Client:
         """A client with a token of its own; *user* ``None``: a new user each time."""
         user = user or uuid4()
@@ -123,6 +124,7 @@ class ModuleHarness:
             roles=roles,
             tenant_id=tenant,
             email=email,
+            lifetime_s=lifetime_s,
         )
         return Client(self._session, self.url, {"Authorization": f"Bearer {token}"}, user)
 

@@ -1,0 +1,93 @@
+"""A request's deadline holds, and a caller can shorten it."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from moorage import Module
+from moorage.errors import Timeout
+from moorage.http.deadline import Deadline
+from moorage.scope import current
+from moorage.testing import ModuleHarness
+
+Serve = Callable[..., Awaitable[ModuleHarness]]
+GET = {"methods": ["GET"], "path": "/", "auth": "none"}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_swallowing_the_cancellation_does_not_help(serve: Serve, times: int) -> None:
+    module = Module("shop")
+    ended = []
+
+    @module.handle("slow")
+    async def slow() -> str:
+        for _ in range(times):
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                ended.append(1)
+        return "late"
+
+    shop = await serve(module, [{"name": "slow", "timeout": "100ms", **GET}])
+    began = time.monotonic()
+    answer = await shop.anonymous().get("/")
+    assert (answer.status, answer.code) == (504, "timeout")
+    assert len(ended) == times
+    assert time.monotonic() - began < 5
+
+
+async def test_the_caller_can_shorten_it_and_not_more(serve: Serve) -> None:
+    module = Module("shop")
+
+    @module.handle("left")
+    async def left() -> float:
+        scope = current.get()
+        assert scope is not None
+        assert scope.deadline is not None
+        return scope.deadline - asyncio.get_running_loop().time()
+
+    shop = await serve(module, [{"name": "left", "timeout": "10s", **GET}])
+    for given, least, most in (
+        ("500", 0.2, 0.5),
+        ("60000", 8, 10),
+        ("0", 8, 10),
+        ("-5", 8, 10),
+        ("1e3", 8, 10),
+        ("9" * 50, 8, 10),
+    ):
+        answer = await shop.anonymous().get("/", headers={"X-Moorage-Timeout-Ms": given})
+        assert least < answer.body <= most, given
+
+
+async def test_a_cancellation_from_outside_stays_one() -> None:
+    async def work() -> None:
+        async with Deadline(asyncio.get_running_loop().time() + 30):
+            await asyncio.sleep(30)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_other_errors_after_the_end_are_the_timeout() -> None:
+    async def work() -> None:
+        async with Deadline(asyncio.get_running_loop().time() + 0.01):
+            try:
+                await asyncio.sleep(5)
+            except asyncio.CancelledError:
+                raise RuntimeError("the query was cancelled") from None
+
+    with pytest.raises(Timeout):
+        await work()
+    await asyncio.sleep(0)  # nothing is left to be cancelled
+
+
+async def test_a_lifted_one_limits_nothing() -> None:
+    async with Deadline(asyncio.get_running_loop().time() + 0.01) as deadline:
+        deadline.lift()
+        await asyncio.sleep(0.05)
+    assert not deadline.expired

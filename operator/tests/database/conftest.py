@@ -1,15 +1,12 @@
-"""One embedded server for these tests, a database and an admin without superuser rights for each."""
+"""A database and an admin without superuser rights for each test."""
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import asyncpg
 import pytest
-import pytest_asyncio
 
-from moorage.database.embedded import EmbeddedPostgres
 from moorage_operator.database import Provisioner
 
 
@@ -36,35 +33,30 @@ class Server:
             await connection.close()
 
 
-@pytest.fixture(scope="session")
-def postgres_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("pg")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def embedded(postgres_folder: Path) -> AsyncIterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(postgres_folder)
-    await server.start()
-    yield server
-    await server.stop()
-    server.purge()
-
-
-@pytest.fixture
-async def server(embedded: EmbeddedPostgres) -> Server:
+async def _new_server(superuser: str) -> Server:
     name = f"t_{secrets.token_hex(6)}"
-    connection = await asyncpg.connect(embedded.dsn)
+    connection = await asyncpg.connect(superuser)
     try:
         await connection.execute(f"CREATE ROLE {name} LOGIN CREATEROLE PASSWORD 'admin'")
         await connection.execute(f"CREATE DATABASE {name}")
         await connection.execute(f"GRANT CREATE ON DATABASE {name} TO {name}")
     finally:
         await connection.close()
-    base = embedded.dsn.rpartition("@")[2].partition("/")[0]
+    base = superuser.rpartition("@")[2].partition("/")[0]
     return Server(
-        superuser=embedded.dsn.rpartition("/")[0] + f"/{name}",
-        admin=f"postgresql://{name}:admin@{base}/{name}",
+        superuser=superuser.rpartition("/")[0] + f"/{name}", admin=f"postgresql://{name}:admin@{base}/{name}"
     )
+
+
+@pytest.fixture
+def new_server() -> Callable[[str], Awaitable[Server]]:
+    """Makes a `Server` from a superuser's DSN."""
+    return _new_server
+
+
+@pytest.fixture
+async def server(moorage_postgres: str) -> Server:
+    return await _new_server(moorage_postgres)
 
 
 @pytest.fixture

@@ -11,11 +11,9 @@ from typing import Any
 
 import asyncpg
 import pytest
-import pytest_asyncio
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 
-from moorage.database.embedded import EmbeddedPostgres
 from moorage_operator.apply import kinds
 from moorage_operator.apply.client import ApiError, Cluster
 from moorage_operator.apply.events import Events
@@ -415,24 +413,15 @@ class Harness:
         self.api.delete(found.path(namespace, name))
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def embedded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("pg"))
-    await server.start()
-    yield server
-    await server.stop()
-    server.purge()
-
-
 @pytest.fixture
-async def harness(embedded: EmbeddedPostgres, tmp_path: Path) -> AsyncIterator[Harness]:
+async def harness(moorage_postgres: str, tmp_path: Path) -> AsyncIterator[Harness]:
     """See `Harness`; its database is new and its admin no superuser."""
     name = f"t_{secrets.token_hex(6)}"
-    connection = await asyncpg.connect(embedded.dsn)
+    connection = await asyncpg.connect(moorage_postgres)
     await connection.execute(f"CREATE ROLE {name} LOGIN CREATEROLE PASSWORD 'admin'")
     await connection.execute(f"CREATE DATABASE {name} OWNER {name}")
     await connection.close()
-    address = embedded.dsn.rpartition("@")[2].partition("/")[0]
+    address = moorage_postgres.rpartition("@")[2].partition("/")[0]
     dsn_file = tmp_path / "dsn"
     dsn_file.write_text(f"postgresql://{name}:admin@{address}/{name}\n")
     settings = parse_settings(
@@ -450,7 +439,7 @@ async def harness(embedded: EmbeddedPostgres, tmp_path: Path) -> AsyncIterator[H
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     api.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    superuser = embedded.dsn.rpartition("/")[0] + f"/{name}"
+    superuser = moorage_postgres.rpartition("/")[0] + f"/{name}"
     one = Harness(api, Workloads(api), StandInGuards(api), settings, dsn_file, superuser)
     yield one
     for close in reversed(one._closers):

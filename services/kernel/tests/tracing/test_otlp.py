@@ -144,6 +144,27 @@ async def test_unsampled_traces_pass_through_unchanged(collector: otlp.Collector
     assert collector.spans == []
 
 
+async def test_what_is_decided_for_a_trace_holds_for_all_of_it(tmp_path: Path) -> None:
+    """A span below one that is not recorded is not either, whatever the share would say about it."""
+    metrics = Metrics(module="notes", version="1", revision="r")
+    async with tracing(tmp_path, "http://127.0.0.1:9", metrics, TRACING_SAMPLE="0") as tracer:
+        with tracer.span("a") as above, tracer.span("b") as below:
+            assert below.trace is above.trace
+    async with tracing(tmp_path, "http://127.0.0.1:9", TRACING_SAMPLE="1") as tracer:
+        with NullTracer().span("a") as above, tracer.span("b") as below:
+            assert not below.recording
+
+
+async def test_calls_on_nobodys_account_make_no_traces(collector: otlp.Collector, tmp_path: Path) -> None:
+    """A ping or a poll outside of any span."""
+    async with tracing(tmp_path, collector.url) as tracer:
+        with tracer.span("SELECT", kind="client"):
+            pass
+        with tracer.span("clean up"), tracer.span("DELETE", kind="client"):
+            pass
+    assert sorted(span.name for span in collector.spans) == ["DELETE", "clean up"]
+
+
 async def test_a_share_of_the_traces_begun_here_is_recorded(
     collector: otlp.Collector, tmp_path: Path
 ) -> None:

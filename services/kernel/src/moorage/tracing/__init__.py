@@ -59,7 +59,8 @@ class Tracer(Protocol):
     ) -> AbstractContextManager[Span]:
         """Open a span for a block; it is the current one within, for logs, `inject` and spans below it.
 
-        An exception that leaves the block marks it as failed, and goes on.
+        An exception that leaves the block marks it as failed, and goes on. A ``client`` span outside of any other is
+        not recorded: polling and pings would fill the collector with traces of one span.
 
         Args:
             name: of bounded cardinality: ``GET /posts/{id}``, never an id.

@@ -95,7 +95,11 @@ class OtelTracer:
         """As `moorage.tracing.Tracer.span`."""
         if trace is None:
             here = current_trace()
-            trace = traces.new() if here is None else here.child() if here.sampled else here
+            if here is not None and not here.sampled:
+                return Unrecorded(here)  # decided where the trace came in
+            trace = traces.new() if here is None else here.child()
+            if here is None and kind == "client":
+                return Unrecorded(trace)
         elif trace.remote:
             trace = trace.child()
         if not (trace.entry or trace.sampled):

@@ -6,9 +6,19 @@ meaning, ``message`` is a sentence for people, ``details`` is an object whose ke
 """
 
 from collections.abc import Mapping
-from typing import ClassVar, NoReturn
+from typing import ClassVar, NoReturn, TypedDict, Unpack
 
 Details = Mapping[str, object]
+
+
+class Told(TypedDict, total=False):
+    """What every error may be given besides its message."""
+
+    code: str | None
+    status: int | None
+    details: Details | None
+    headers: Mapping[str, str] | None
+    reason: str
 
 
 class AppError(Exception):
@@ -67,13 +77,9 @@ class Invalid(AppError):
         message: str | None = None,
         *,
         fields: Mapping[str, str] | None = None,
-        code: str | None = None,
-        status: int | None = None,
-        details: Details | None = None,
-        headers: Mapping[str, str] | None = None,
-        reason: str = "",
+        **told: Unpack[Told],
     ) -> None:
-        super().__init__(message, code=code, status=status, details=details, headers=headers, reason=reason)
+        super().__init__(message, **told)
         self.fields = dict(fields or {})
         if self.fields:
             self.details["fields"] = [{"field": name, "message": text} for name, text in self.fields.items()]
@@ -85,17 +91,8 @@ class Unauthenticated(AppError):
     code, status = "unauthenticated", 401
     default_message = "This needs an access token."
 
-    def __init__(
-        self,
-        message: str | None = None,
-        *,
-        code: str | None = None,
-        status: int | None = None,
-        details: Details | None = None,
-        headers: Mapping[str, str] | None = None,
-        reason: str = "",
-    ) -> None:
-        super().__init__(message, code=code, status=status, details=details, headers=headers, reason=reason)
+    def __init__(self, message: str | None = None, **told: Unpack[Told]) -> None:
+        super().__init__(message, **told)
         challenge = "Bearer" if self.code == "unauthenticated" else 'Bearer error="invalid_token"'
         self.headers.setdefault("WWW-Authenticate", challenge)
 
@@ -172,13 +169,9 @@ class Unavailable(AppError):
         message: str | None = None,
         *,
         retry_after: int | None = None,
-        code: str | None = None,
-        status: int | None = None,
-        details: Details | None = None,
-        headers: Mapping[str, str] | None = None,
-        reason: str = "",
+        **told: Unpack[Told],
     ) -> None:
-        super().__init__(message, code=code, status=status, details=details, headers=headers, reason=reason)
+        super().__init__(message, **told)
         if retry_after is not None:
             self.headers["Retry-After"] = str(retry_after)
 

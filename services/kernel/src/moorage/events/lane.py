@@ -71,22 +71,22 @@ def reason(cause: BaseException) -> str:
     return f"{type(cause).__name__}: {said}"[:_LONGEST_REASON].replace("\0", "")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
     """What the lanes of one process share.
 
     Args:
         group: namespace and module; names locks.
         rules: by type.
-        parked: called when something was parked here.
         failed: told of each error that a handler raised.
+        parked: called when something was parked here.
     """
 
     handling: Handling
     group: str
     rules: dict[str, Rules]
-    parked: Callable[[], None]
-    failed: Callable[[BaseException, Item], None]
+    failed: Callable[[BaseException, Item], None] = lambda *_: None
+    parked: Callable[[], None] = lambda: None
 
     @property
     def idle(self) -> float:

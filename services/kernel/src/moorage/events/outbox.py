@@ -6,7 +6,7 @@ until it is visible. With that, ``seq`` rises in the order of commits for each k
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -62,13 +62,15 @@ class Outbox:
     Args:
         source: ``/<namespace>/<module>``.
         publishes: the types that the Module declares.
-        count: told the type of each event that was committed.
+        committed: told what was committed.
     """
 
-    def __init__(self, source: str, publishes: frozenset[str], count: Callable[[str], None]) -> None:
+    def __init__(
+        self, source: str, publishes: frozenset[str], committed: Callable[[Sequence["Emitted"]], None]
+    ) -> None:
         self._source = source
         self._publishes = publishes
-        self._count = count
+        self._tell = committed
         self.stored = asyncio.Event()
         """Set when something was committed here; the relay clears it."""
 
@@ -95,6 +97,8 @@ class Outbox:
             self._refuse(event, type)
         id = uuid7()
         text = encode(event, self._origin(tenant), id=id, time=datetime.now(UTC))
+        if not session.in_transaction():
+            session.begin()  # without a statement yet: so that a rollback concerns the event
         emitted = Emitted(id, topic_of(type), type, event.event_key, text, _savepoints(session))
         session.info.setdefault(_COLLECTED, []).append(emitted)
         return emitted
@@ -147,13 +151,12 @@ class Outbox:
         locks = sorted({self._lock(slot) for slot in {self._slot(e) for e in emitted}})
         values: tuple[Any, ...] = (locks, *(list(column) for column in rows))
         session.connection().exec_driver_sql(_INSERT, values)
-        session.info[_STORED] = [e.type for e in emitted]
+        session.info[_STORED] = tuple(emitted)
         emitted.clear()
 
     def _committed(self, session: Session) -> None:
-        if not session.in_nested_transaction() and (types := session.info.pop(_STORED, None)):
-            for type in types:
-                self._count(type)
+        if not session.in_nested_transaction() and (stored := session.info.pop(_STORED, None)):
+            self._tell(stored)
             self.stored.set()
 
     def _forget(self, session: Session, transaction: SessionTransaction) -> None:

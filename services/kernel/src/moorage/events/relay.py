@@ -17,7 +17,7 @@ import asyncpg  # type: ignore[import-untyped]  # has neither stubs nor py.typed
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from moorage.events.bus import Message, Publisher
+from moorage.events.bus import BusUnavailable, Message, Publisher
 from moorage.events.cloudevents import CONTENT_TYPE
 from moorage.events.lease import Lease
 from moorage.events.meters import Meters
@@ -33,6 +33,7 @@ _COUNT_EVERY: Final = 10.0
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 _LAST_WORDS: Final = 2.0
+_KEEPALIVE: Final = 30.0
 
 Connect = Callable[[], Awaitable[Any]]
 """Opens an asyncpg connection straight to the server."""
@@ -103,17 +104,12 @@ class Relay:
                         await self._lease.release()
                         await self._notify()
 
-    async def drain(self) -> None:
-        """Publish what is there now, if nobody else does; for tests and for the last moments of a process."""
-        if await self._lead():
-            while await self._batch():
-                pass
-
     # -- one turn
 
     async def _turn(self) -> None:
         """Lead and empty the outbox, or wake who leads; then wait for more."""
         if await self._lead():
+            await self._opened()
             self._stored.clear()
             while await self._batch() >= self._options.batch:
                 await self._lead()
@@ -124,6 +120,18 @@ class Relay:
             if self._stored.is_set():
                 self._stored.clear()
                 await self._notify()
+
+    async def _opened(self) -> None:
+        if not self._open:
+            await self._publisher.open()
+            self._open = True
+
+    async def ping(self) -> None:
+        """Raises what keeps events in the outbox."""
+        if self.problem:
+            raise BusUnavailable(f"events wait in the outbox: {self.problem}")
+        if self._open:
+            await self._publisher.ping()
 
     async def _wait(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -150,9 +158,6 @@ class Relay:
         rows = await self._rows()
         if not rows:
             return 0
-        if not self._open:
-            await self._publisher.open()
-            self._open = True
         await self._publisher.publish([_message(row) for row in rows])
         async with self._engine.begin() as connection:
             answer = await connection.exec_driver_sql(
@@ -212,15 +217,20 @@ class Relay:
             connection = None
             try:
                 connection = await self._connect()
-                closed = asyncio.Event()
-                connection.add_termination_listener(lambda _, closed=closed: closed.set())
+                if await connection.fetchval("SELECT pg_backend_pid()") != connection.get_server_pid():
+                    return  # a pooler, which makes one up: it would not pass notifications on
+                ended = asyncio.Event()
+                connection.add_termination_listener(lambda _, ended=ended: ended.set())
                 channel = await connection.fetchval(f"SELECT {_CHANNEL}")
                 await connection.add_listener(channel, lambda *_: self._stored.set())
                 self._stored.set()  # for what was committed before it listened
                 pause = _FIRST_PAUSE
-                await closed.wait()
+                while not ended.is_set():
+                    await connection.execute("SELECT 1")  # finds connections that died without a word
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(ended.wait(), _KEEPALIVE)
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
-                log.debug("not listening to other processes' events", reason=f"{type(exc).__name__}: {exc}")
+                log.debug("other processes' events are polled for", reason=f"{type(exc).__name__}: {exc}")
             finally:
                 if connection is not None:
                     connection.terminate()

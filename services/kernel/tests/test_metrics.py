@@ -40,11 +40,14 @@ def test_a_port_registers_and_counts_its_own(metrics: Metrics) -> None:
     assert value(metrics, "size", of="a") == 7
 
 
-def test_a_name_is_given_once(metrics: Metrics) -> None:
-    metrics.counter("cache_hits", "Entries found.")
+def test_a_name_means_one_thing(metrics: Metrics) -> None:
+    hits = metrics.counter("cache_hits", "Entries found.", ("tier",))
     metrics.gauge_function("depth", "Depth.", lambda: 1)
+    assert metrics.counter("cache_hits", "Entries found.", ("tier",)) is hits
     with pytest.raises(ValueError, match="cache_hits"):
         metrics.counter("cache_hits", "Entries found.")
+    with pytest.raises(ValueError, match="cache_hits"):
+        metrics.histogram("cache_hits", "Entries found.", ("tier",))
     with pytest.raises(ValueError, match="depth"):
         metrics.gauge_function("depth", "Depth.", lambda: 1)
 

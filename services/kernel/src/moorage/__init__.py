@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from moorage.cache.cache import Cache
+    from moorage.client.client import Client, Clients
+    from moorage.client.errors import (
+        UpstreamConflict,
+        UpstreamError,
+        UpstreamNotFound,
+        UpstreamTimeout,
+        UpstreamUnavailable,
+    )
     from moorage.config import Config
     from moorage.database.db import Db
     from moorage.database.table import Table
@@ -29,14 +37,18 @@ if TYPE_CHECKING:
     from moorage.http.request import Request
     from moorage.http.streams import ServerSent, Stream
     from moorage.http.websocket import SocketClosed, WebSocket
+    from moorage.metrics import Metrics
     from moorage.model import CursorPage, CursorPaging, Model, Out, Page, Paging, Query
     from moorage.module import Module
+    from moorage.tracing import Tracer
 
 __all__ = [
     "AppError",
     "BadRequest",
     "Cache",
     "Caller",
+    "Client",
+    "Clients",
     "Config",
     "Conflict",
     "Content",
@@ -47,6 +59,7 @@ __all__ = [
     "EventInfo",
     "Forbidden",
     "Invalid",
+    "Metrics",
     "Model",
     "Module",
     "ModuleCaller",
@@ -62,14 +75,27 @@ __all__ = [
     "Stream",
     "Table",
     "Tenanted",
+    "Tracer",
     "Unauthenticated",
     "Unavailable",
+    "UpstreamConflict",
+    "UpstreamError",
+    "UpstreamNotFound",
+    "UpstreamTimeout",
+    "UpstreamUnavailable",
     "User",
     "WebSocket",
 ]
 
 _HOMES = {
     "Cache": "moorage.cache.cache",
+    "Client": "moorage.client.client",
+    "Clients": "moorage.client.client",
+    "UpstreamConflict": "moorage.client.errors",
+    "UpstreamError": "moorage.client.errors",
+    "UpstreamNotFound": "moorage.client.errors",
+    "UpstreamTimeout": "moorage.client.errors",
+    "UpstreamUnavailable": "moorage.client.errors",
     "Config": "moorage.config",
     "Db": "moorage.database.db",
     "Table": "moorage.database.table",
@@ -94,6 +120,8 @@ _HOMES = {
     "Paging": "moorage.model",
     "Query": "moorage.model",
     "Module": "moorage.module",
+    "Metrics": "moorage.metrics",
+    "Tracer": "moorage.tracing",
 }
 
 

@@ -1,6 +1,6 @@
 """The process's metrics. Labels are bounded: rules, known methods, statuses, codes; never paths or ids.
 
-A port registers its own when it is attached::
+A port registers its own when it is attached; a handler may ask for `Metrics` by type::
 
     hits = metrics.counter("cache_hits", "Entries found.", ("tier",))
     hits.labels("memory").inc()
@@ -100,6 +100,7 @@ class Metrics:
 
     def __init__(self, *, module: str, version: str, revision: str) -> None:
         self.registry = CollectorRegistry()
+        self._families: dict[str, tuple[type, tuple[str, ...], Family[Any]]] = {}
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         self._overflow = Counter(
@@ -129,21 +130,21 @@ class Metrics:
     def counter(
         self, name: str, help: str, labels: Sequence[str] = (), *, limits: Mapping[str, int] | None = None
     ) -> Family[Counter]:
-        """A counter; Prometheus shows it as *name* with ``_total``.
+        """A counter; Prometheus shows it as *name* with ``_total``. Asked for again, it is the same one.
 
         Args:
             limits: the most values of a label, where the usual limit does not fit.
 
         Raises:
-            ValueError: there is a metric of that name.
+            ValueError: there is another metric of that name, or it has other labels.
         """
-        return self._family(name, Counter(name, help, labels, registry=self.registry), labels, limits)
+        return self._family(Counter, name, help, labels, limits)
 
     def gauge(
         self, name: str, help: str, labels: Sequence[str] = (), *, limits: Mapping[str, int] | None = None
     ) -> Family[Gauge]:
         """A gauge that is set; see `gauge_function` for what can be asked for. As `counter` otherwise."""
-        return self._family(name, Gauge(name, help, labels, registry=self.registry), labels, limits)
+        return self._family(Gauge, name, help, labels, limits)
 
     def histogram(
         self,
@@ -155,8 +156,7 @@ class Metrics:
         limits: Mapping[str, int] | None = None,
     ) -> Family[Histogram]:
         """A histogram; *buckets* are upper bounds, in seconds as a rule. As `counter` otherwise."""
-        metric = Histogram(name, help, labels, buckets=buckets, registry=self.registry)
-        return self._family(name, metric, labels, limits)
+        return self._family(Histogram, name, help, labels, limits, buckets=buckets)
 
     def gauge_function(self, name: str, help: str, function: Gauged, labels: Sequence[str] = ()) -> None:
         """A gauge that is asked for each time somebody reads the metrics.
@@ -171,9 +171,22 @@ class Metrics:
         self.registry.register(_Asked(name, help, function, tuple(labels), self._overflow.labels(name).inc))
 
     def _family(
-        self, name: str, metric: M, labels: Sequence[str], limits: Mapping[str, int] | None
+        self,
+        kind: type[M],
+        name: str,
+        help: str,
+        labels: Sequence[str],
+        limits: Mapping[str, int] | None,
+        **options: Any,
     ) -> Family[M]:
-        return Family(metric, labels, limits or {}, lambda: self._overflow.labels(name).inc())
+        known = self._families.get(name)
+        if known is not None and known[:2] == (kind, tuple(labels)):
+            found: Family[M] = known[2]
+            return found
+        metric = kind(name, help, labels, registry=self.registry, **options)
+        family = Family(metric, labels, limits or {}, lambda: self._overflow.labels(name).inc())
+        self._families[name] = (kind, tuple(labels), family)
+        return family
 
     def answered(
         self,

@@ -1,9 +1,12 @@
-"""The port of traces: spans are exported where an OTLP endpoint is set, and made for nobody elsewhere."""
+"""The port of traces: spans are exported where an OTLP endpoint is set, and made for nobody elsewhere. Handlers may
+ask for the `Tracer`, and for the process's `Metrics`.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from moorage.metrics import Metrics
 from moorage.tracing import Tracer
 from moorage.tracing.choosing import Tracing
 
@@ -21,8 +24,12 @@ def attach(assembly: Assembly) -> None:
     tracing = Tracing.of(assembly.settings, name=assembly.name, metrics=assembly.metrics)
     assembly.tracer = tracing.tracer
 
-    async def give(_: Scope) -> object:
+    async def tracer(_: Scope) -> object:
         return tracing.tracer
 
-    assembly.provide(Tracer, give)
+    async def metrics(_: Scope) -> object:
+        return assembly.metrics
+
+    assembly.provide(Tracer, tracer)
+    assembly.provide(Metrics, metrics)
     assembly.resource("tracing", tracing.opened)

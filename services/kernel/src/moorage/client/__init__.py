@@ -1,0 +1,1 @@
+"""Calls to other modules by HTTP: see docs/ports/http-client.md."""

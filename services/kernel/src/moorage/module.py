@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from moorage.config.settings import Config
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 Function = Callable[..., Awaitable[Any] | AsyncIterator[Any]]
 """``async def``, with ``return`` or, for answers that are sent piece by piece, with ``yield``."""
 F = TypeVar("F", bound=Function)
+P = TypeVar("P", bound=Callable[..., Any])
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 _RULE = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -67,6 +68,20 @@ class Reaction:
         return f"{self.function.__module__}.{self.function.__qualname__}"
 
 
+@dataclass(frozen=True)
+class Provision:
+    """A factory of something that handlers ask for by type; see `Module.provide`."""
+
+    function: Callable[..., Any]
+    per: Literal["process", "scope"]
+    required: bool
+
+    @property
+    def where(self) -> str:
+        """How messages call it: ``blog.mail.mailer``."""
+        return f"{self.function.__module__}.{self.function.__qualname__}"
+
+
 class Module:
     """A backend module: ``module = Module("blog")``, then handlers for the rules of its Routes.
 
@@ -85,6 +100,7 @@ class Module:
         self.config = config
         self.handlers: dict[str, Handler] = {}
         self.reactions: dict[str, Reaction] = {}
+        self.provisions: list[Provision] = []
 
     def handle(
         self,
@@ -180,6 +196,47 @@ class Module:
             return function
 
         return register
+
+    @overload
+    def provide(self, function: P, /) -> P: ...
+
+    @overload
+    def provide(
+        self, /, *, per: Literal["process", "scope"] = "process", required: bool = True
+    ) -> Callable[[P], P]: ...
+
+    def provide(
+        self,
+        function: Any = None,
+        /,
+        *,
+        per: Literal["process", "scope"] = "process",
+        required: bool = True,
+    ) -> Any:
+        """Let handlers, and other factories, ask for what the decorated function makes, by its type::
+
+            @module.provide
+            async def mailer(config: ShopConfig) -> AsyncIterator[Mailer]:
+                async with connect(config.mail_url) as mailer:
+                    yield mailer
+
+        A coroutine function returns it; an async generator yields it, and closes it after. Its own parameters are
+        filled by type. If it has a coroutine method ``ping``, readiness asks it.
+
+        Args:
+            per: ``process``: it is made when the process starts, after what it needs, and waited for while it raises
+                `ConnectionError`, `TimeoutError` or `NotReady`; ``scope``: anew for each request or event that
+                asks for it, closed before its unit of work is committed.
+            required: whether the process is not ready while ``ping`` fails; ``False``: only degraded.
+        """
+
+        def register(made: Any) -> Any:
+            provision = Provision(made, per, required)
+            if all(other.where != provision.where for other in self.provisions):
+                self.provisions.append(provision)
+            return made
+
+        return register if function is None else register(function)
 
     def serve_openapi(self, rule: str = "openapi", *, page: str | None = None) -> None:
         """Serve the module's OpenAPI document to whoever the *rule* lets in, and a page that shows it.

@@ -15,21 +15,26 @@ import structlog
 from aiohttp import web
 
 from moorage import logs
-from moorage.assembly import Assembly, group_name
-from moorage.config import load
+from moorage.assembly import Assembly, groups_of
+from moorage.config.live import Live
+from moorage.config.loading import Source
+from moorage.config.secrets import warn_of_open_files
 from moorage.config.settings import Settings
 from moorage.health import Health
 from moorage.http.admin import create_admin
 from moorage.http.app import API, ASSEMBLY, GUARD, create_app
 from moorage.http.server import Runner, listen
-from moorage.lifecycle import Stop
+from moorage.lifecycle import Stop, exit_at_the_latest, within
 from moorage.module import DeclarationError, Module
 
 log = structlog.get_logger("moorage.serve")
 
 _GRACE: Final = 5.0
 """Seconds in which endpoints and load balancers learn that the pod is no longer ready."""
-_LEAST_DRAIN: Final = 1.0
+_LEAST_DRAIN: Final = 0.2
+_FOR_CLOSING_S: Final = 2.0
+_ADMIN_S: Final = 2.0
+_LATE_S: Final = 0.5
 
 
 class ImportFailed(Exception):  # noqa: N818 - a message for people, shown without a trace where it is ours
@@ -47,9 +52,14 @@ class Running:
     admin_port: int
 
     @property
+    def assembly(self) -> Assembly:
+        """Its parts."""
+        return self.app[ASSEMBLY]
+
+    @property
     def health(self) -> Health:
         """Its readiness."""
-        return self.app[ASSEMBLY].health
+        return self.assembly.health
 
 
 def import_module(target: str) -> Module:
@@ -81,15 +91,19 @@ def import_module(target: str) -> Module:
     return found
 
 
-def settings_for(module: Module, overrides: Sequence[str] = ()) -> Settings:
-    """The settings of this process, with the group of *module*; raises `ConfigError`."""
-    groups = {} if module.config is None else {group_name(module): module.config}
-    return load(groups, overrides=overrides)
+def configuration_of(module: Module, overrides: Sequence[str] = ()) -> Live:
+    """The configuration of this process, with the group of *module*; raises `ConfigError`."""
+    return Live.start(Source(groups_of(module), overrides=overrides))
+
+
+def settings_for(module: Module) -> Settings:
+    """The settings of `configuration_of`, for commands."""
+    return configuration_of(module).now.settings
 
 
 @asynccontextmanager
 async def running(
-    module: Module, settings: Settings, *, overrides: Mapping[type, object] | None = None
+    module: Module, settings: Settings | Live, *, overrides: Mapping[type, object] | None = None
 ) -> AsyncIterator[Running]:
     """Serve *module* for the length of the block; *overrides* stand in for what ports give, by type.
 
@@ -99,12 +113,12 @@ async def running(
     Raises:
         DeclarationError, ConfigError, OSError: it cannot start.
     """
-    server, admin = settings.server, settings.admin
     assembly = Assembly.of(module, settings, overrides)
+    server, admin = assembly.settings.server, assembly.settings.admin
     app, health = create_app(assembly), assembly.health
-    admin_app = create_admin(health, assembly.metrics, app[GUARD], app[API])
+    admin_app = create_admin(health, assembly.metrics, app[GUARD], app[API], assembly.live)
     admin_runner = Runner(admin_app, idle_timeout=server.idle_timeout, shutdown_timeout=1.0)
-    runner = Runner(app, idle_timeout=server.idle_timeout, shutdown_timeout=_drain(settings))
+    runner = Runner(app, idle_timeout=server.idle_timeout, shutdown_timeout=_drain(assembly.settings))
     await admin_runner.setup()
     try:
         admin_port = await listen(admin_runner, admin.host, admin.port)
@@ -115,16 +129,16 @@ async def running(
             log.info("serving", module=module.name, host=server.host, port=port, admin_port=admin_port)
             yield Running(app, port, admin_port)
         finally:
-            health.draining = True
-            await runner.cleanup()
+            assembly.begin_drain()
+            await within(assembly.countdown.left + _LATE_S, runner.cleanup(), "close the module")
     finally:
-        await admin_runner.cleanup()
+        await within(_ADMIN_S, admin_runner.cleanup(), "close the admin port")
 
 
-async def serve(module: Module, settings: Settings) -> None:
+async def serve(module: Module, live: Live) -> None:
     """Serve until SIGTERM or SIGINT; a second signal ends the grace period."""
     stop = Stop()
-    starting = asyncio.create_task(_until(module, settings, stop))
+    starting = asyncio.create_task(_until(module, live, stop))
     stopping = asyncio.create_task(stop.asked.wait())
     try:
         # A signal while it still waits for the database must end it, too.
@@ -135,23 +149,25 @@ async def serve(module: Module, settings: Settings) -> None:
     log.info("stopped")
 
 
-async def _until(module: Module, settings: Settings, stop: Stop) -> None:
+async def _until(module: Module, live: Live, stop: Stop) -> None:
     entering = asyncio.current_task()
     assert entering is not None
     started = False
 
     async def abort() -> None:
         await stop.asked.wait()
+        exit_at_the_latest(live.now.settings.server.shutdown_timeout)
         if not started:
             entering.cancel()
 
     aborting = asyncio.create_task(abort())
     try:
-        async with running(module, settings) as server:
+        async with running(module, live) as server:
             started = True
             await stop.asked.wait()
             server.health.draining = True
-            await stop.grace(_grace(settings))
+            server.assembly.countdown.begin()
+            await stop.grace(_grace(live.now.settings))
     except asyncio.CancelledError:
         if started or not stop.asked.is_set():
             raise
@@ -167,10 +183,12 @@ def _grace(settings: Settings) -> float:
 
 
 def _drain(settings: Settings) -> float:
-    """Seconds that are left for running requests. aiohttp waits that long, then cancels and waits as
-    long again.
+    """Seconds after which aiohttp ceases to wait for a running request; it waits twice, before it cancels.
+
+    A fifth of the whole time, two seconds at most, is left for closing what is open.
     """
-    return max((settings.server.shutdown_timeout - _grace(settings)) / 2, _LEAST_DRAIN)
+    whole = settings.server.shutdown_timeout
+    return max((whole - _grace(settings) - min(whole / 5, _FOR_CLOSING_S)) / 2, _LEAST_DRAIN)
 
 
 def run(target: str, overrides: Sequence[str] = ()) -> None:
@@ -182,11 +200,14 @@ def run(target: str, overrides: Sequence[str] = ()) -> None:
     import uvloop
 
     module = import_module(target)
-    settings = settings_for(module, overrides)
+    live = configuration_of(module, overrides)
+    settings = live.now.settings
     if settings.moorage.module not in (None, module.name):
         raise DeclarationError(
             f"{target} is the module {module.name!r}, but MOORAGE_MODULE says {settings.moorage.module!r}: "
             "metadata.name of the Module resource and the name in the code must be the same"
         )
     logs.configure(settings, service=module.name)
-    uvloop.run(serve(module, settings))
+    live.subscribe(lambda now, _: logs.set_level(now.settings))
+    warn_of_open_files(settings.moorage.secrets_dir)
+    uvloop.run(serve(module, live))

@@ -1,13 +1,15 @@
 """The admin port: health for the kubelet, metrics for Prometheus, the policy's state for the operator."""
 
+import datetime
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from moorage.config.live import Live
 from moorage.errors import error_body
-from moorage.health import Health
+from moorage.health import Dependency, Health
 from moorage.http.answers import JSON, json_response
 from moorage.http.apidocs import HTML, ApiDocument, render
 from moorage.http.faults import from_http_exception
@@ -24,12 +26,17 @@ class PolicyStatus(Protocol):
 
 
 def create_admin(
-    health: Health, metrics: Metrics, policies: PolicyStatus, api: ApiDocument | None = None
+    health: Health,
+    metrics: Metrics,
+    policies: PolicyStatus,
+    api: ApiDocument | None = None,
+    configuration: Live | None = None,
 ) -> web.Application:
     """The admin application; it stands on a port that no Service and no edge leads to.
 
     Args:
         api: what the module's handlers do; ``None``: nobody knows, as of an app behind the sidecar.
+        configuration: tells whether changed files were taken; ``None``: it is read once.
     """
 
     async def alive(_: web.Request) -> web.Response:
@@ -43,10 +50,7 @@ def create_admin(
             status = "starting"
         else:
             status = "unready" if not is_ready else "degraded" if any(problems.values()) else "ready"
-        checks = {
-            name: {"ok": False, "error": problem} if problem else {"ok": True}
-            for name, problem in problems.items()
-        }
+        checks = {name: _check(known) for name, known in sorted(health.dependencies.items())}
         return json_response({"status": status, "checks": checks}, 200 if is_ready else 503)
 
     async def exposition(request: web.Request) -> web.Response:
@@ -56,9 +60,6 @@ def create_admin(
     async def watching(_: web.Application) -> AsyncIterator[None]:
         async with metrics.watching_loop():
             yield
-
-    async def policy(_: web.Request) -> web.Response:
-        return json_response(policies.status())
 
     def described() -> ApiDocument:
         if api is None:
@@ -81,12 +82,38 @@ def create_admin(
             web.get("/ready", ready),
             web.get("/readyz", ready),
             web.get("/metrics", exposition),
-            web.get("/policy", policy),
+            web.get("/policy", _status_of(policies)),
+            web.get("/config", _status_of(configuration)),
             web.get("/openapi.json", document),
             web.get("/docs", docs),
         ]
     )
     return app
+
+
+def _status_of(part: PolicyStatus | Live | None) -> Handler:
+    """Answers with *part*'s status, or 404 where there is none."""
+
+    async def answer(_: web.Request) -> web.Response:
+        if part is None:
+            raise web.HTTPNotFound
+        return json_response(part.status())
+
+    return answer
+
+
+def _check(known: Dependency) -> dict[str, Any]:
+    """One dependency as ``/ready`` shows it."""
+    shown: dict[str, Any] = {"ok": known.state == "ok", "state": known.state, "since": _time(known.since)}
+    if known.error:
+        shown["error"] = known.error
+    if known.last_error_at is not None:
+        shown["last_error"] = {"error": known.last_error, "at": _time(known.last_error_at)}
+    return shown
+
+
+def _time(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
 
 
 @web.middleware

@@ -57,9 +57,8 @@ def create_app(assembly: Assembly) -> web.Application:
     dispatcher = Dispatcher(
         guard=guard,
         handlers=handlers,
-        settings=settings,
+        live=assembly.live,
         metrics=assembly.metrics,
-        groups=assembly.groups,
         errors=assembly.errors,
         api=app[API],
         sockets=sockets,

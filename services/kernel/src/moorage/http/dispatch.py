@@ -11,7 +11,7 @@ import structlog
 from aiohttp import web
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from moorage.config.settings import Settings
+from moorage.config.live import Live, Snapshot
 from moorage.errorbus import ErrorBus
 from moorage.errors import AppError, Unavailable
 from moorage.guard.engine import Decision, Guard, RequestFacts, receive
@@ -42,9 +42,8 @@ class Dispatcher:
 
     guard: Guard
     handlers: Mapping[str, Bound]
-    settings: Settings
+    live: Live
     metrics: Metrics
-    groups: Mapping[type, object]
     errors: ErrorBus
     api: ApiDocument
     sockets: Sockets
@@ -104,10 +103,11 @@ class Dispatcher:
         bound = self.handlers.get(decision.name)
         if bound is None:  # the guard knows what is bound; this is for a policy that changed in between
             raise Unavailable("This part of the service is not there yet.", code="unbound_rule")
-        limits = self._limits(request, decision)
+        now = self.live.now  # one for the whole request: never half old, half new
+        limits = _limits(now, request, decision)
         at = asyncio.get_running_loop().time() + limits.timeout
         async with Deadline(at) as deadline, AsyncExitStack() as stack:
-            context = self._context(request, decision, limits, stack, deadline)
+            context = self._context(request, decision, limits, stack, deadline, now)
             if bound.handler.socket is not None:
                 return await bound.connect(context, self.guard, self.sockets)
             response = await bound.run(context, self.guard, self.store)
@@ -122,6 +122,7 @@ class Dispatcher:
         limits: Limits,
         stack: AsyncExitStack,
         deadline: Deadline,
+        now: Snapshot,
     ) -> Context:
         user = decision.user
         context = Context(
@@ -129,7 +130,7 @@ class Dispatcher:
             decision=decision,
             limits=limits,
             stack=stack,
-            groups=self.groups,
+            groups=now.groups,
             trace=decision.trace,
             request_id=decision.request_id,
             tenant=user.tenant_id if user is not None else None,
@@ -154,18 +155,19 @@ class Dispatcher:
         mark = self.errors.publish(exc, where=decision.name if decision is not None else None)
         return AppError(reason=f"{type(exc).__name__} ({mark})")
 
-    def _limits(self, request: web.Request, decision: Decision) -> Limits:
-        server, rule = self.settings.server, decision.rule
-        timeout = server.write_timeout if rule.timeout_ms is None else rule.timeout_ms / 1000
-        # A caller who will not wait that long may say so. It can only shorten: that is safe from anybody.
-        given = request.headers.get(TIMEOUT_HEADER, "")
-        if given.isascii() and given.isdecimal() and 0 < len(given) < 10 and int(given) > 0:
-            timeout = min(timeout, int(given) / 1000)
-        return Limits(
-            max_body=server.max_body if rule.max_body is None else rule.max_body,
-            read_timeout=server.read_timeout,
-            timeout=timeout,
-        )
+
+def _limits(now: Snapshot, request: web.Request, decision: Decision) -> Limits:
+    server, rule = now.settings.server, decision.rule
+    timeout = server.write_timeout if rule.timeout_ms is None else rule.timeout_ms / 1000
+    # A caller who will not wait that long may say so. It can only shorten: that is safe from anybody.
+    given = request.headers.get(TIMEOUT_HEADER, "")
+    if given.isascii() and given.isdecimal() and 0 < len(given) < 10 and int(given) > 0:
+        timeout = min(timeout, int(given) / 1000)
+    return Limits(
+        max_body=server.max_body if rule.max_body is None else rule.max_body,
+        read_timeout=server.read_timeout,
+        timeout=timeout,
+    )
 
 
 def _broken_off(request: web.Request) -> web.StreamResponse | None:

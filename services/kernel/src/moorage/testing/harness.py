@@ -1,21 +1,26 @@
 """One module, served in this process as it would be in a pod, with policy and database of its own."""
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 from uuid import UUID, uuid4
 
 import aiohttp
 from aiohttp import web
 from pydantic import SecretStr
 
-from moorage.assembly import group_name
-from moorage.config import load
+from moorage.assembly import groups_of
+from moorage.config.live import Live
+from moorage.config.loading import Source
 from moorage.database.migrations import Migrator, Options
+from moorage.events.cloudevents import decode, read
+from moorage.events.event import Event
+from moorage.events.port import EventsPort
 from moorage.guard import signing, tokens
 from moorage.guard.compiler import compile_base
 from moorage.guard.policy import BaseDocument, Issuer
@@ -33,6 +38,8 @@ from moorage_crds.v1alpha1 import Module as ModuleResource
 ISSUER: Final = "https://moorage.test"
 AUDIENCE: Final = "test"
 
+E = TypeVar("E", bound=Event)
+
 
 class ModuleHarness:
     """Serves the module of a folder for the length of an ``async with`` block.
@@ -43,6 +50,10 @@ class ModuleHarness:
             Not used by a Module without ``database``.
         environ: variables for the module, such as settings of its own group.
         module: the module itself, where tests define one; ``None``: what ``spec.app`` names is imported.
+        overrides: what handlers and factories get instead, by type, such as ``{Mailer: FakeMailer()}``; what
+            would have made it is not called.
+        beside: another harness, open and with a database: both modules are of one installation and hear each other's
+            events.
 
     Raises:
         ValueError: the manifests cannot be used; the text has every problem.
@@ -55,14 +66,18 @@ class ModuleHarness:
         server_dsn: str | None = None,
         environ: Mapping[str, str] | None = None,
         module: Module | None = None,
+        overrides: Mapping[type, object] | None = None,
+        beside: "ModuleHarness | None" = None,
     ) -> None:
         self.manifests = load_manifests(Path(folder))
         if wrong := errors(self.manifests.problems):
             raise ValueError("\n".join(str(problem) for problem in wrong))
         self.resource = _only_module(self.manifests, folder)
         self._module = module
+        self._beside = beside
         self._server_dsn = server_dsn
         self._environ = dict(environ or {})
+        self._overrides = dict(overrides or {})
         self._stack = AsyncExitStack()
         self._token_key = tokens.new_es256_key()
         self._policy_key = signing.new_key()
@@ -158,6 +173,32 @@ class ModuleHarness:
             issued_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
+    def emitted(self, kind: type[E]) -> list[E]:
+        """Events of this type that the module emitted and committed, in order; they are on the bus, or will be."""
+        return [
+            read(kind, decode(one.text))
+            for one in self._events.committed or ()
+            if one.type == kind.__event_type__
+        ]
+
+    async def deliver(
+        self, event: Event, *, source: str = "/test/emitter", tenant: str | None = None
+    ) -> None:
+        """Call the module's handler of *event* in a unit of work, once, as if it had come from the bus.
+
+        Raises:
+            LookupError: the module handles no such type.
+            Exception: what the handler raised: on the bus, that would be a repeat or the dead letter.
+        """
+        await self._events.deliver(event, source=source, tenant=tenant)
+
+    @property
+    def _events(self) -> EventsPort:
+        port = self.app[ASSEMBLY].get(EventsPort)
+        if port is None:
+            raise LookupError("the module has no events: declare them in spec.events of its Module")
+        return port
+
     async def _start(self) -> None:
         work = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="moorage-test-")))
         self._policy_dir = work / "policy"
@@ -177,29 +218,49 @@ class ModuleHarness:
         if self.resource.spec.database is not None:
             self.database = await self._provision()
             environ |= {"DATABASE_DSN": self.database.app_dsn, "DATABASE_SCHEMA": self.database.schema}
+        if (events := self.resource.spec.events) is not None:
+            environ |= {
+                "EVENTS_PUBLISHES": json.dumps(events.publishes),
+                "EVENTS_SUBSCRIBES": json.dumps([one.model_dump(mode="json") for one in events.subscribes]),
+            }
         assert self.resource.spec.app is not None
         module = self._module or import_module(self.resource.spec.app)
-        groups = {} if module.config is None else {group_name(module): module.config}
-        settings = load(groups, environ=environ | self._environ, folder=work)
+        live = Live.start(Source(groups_of(module), environ | self._environ, work))
         self._session = await self._stack.enter_async_context(aiohttp.ClientSession())
-        self._running = await self._stack.enter_async_context(running(module, settings))
+        self._running = await self._stack.enter_async_context(
+            running(module, live, overrides=self._overrides)
+        )
+        if (port := self.app[ASSEMBLY].get(EventsPort)) is not None:
+            port.committed = []
 
     async def _provision(self) -> SchemaDatabase:
+        place, spec = self.resource.metadata, self.resource.spec
+        namespace = place.namespace or "default"
+        database = await self._new_database(f"{namespace}_{place.name}")
+        self._stack.push_async_callback(database.drop)
+        if spec.events is not None:
+            types = [one.type for one in spec.events.subscribes]
+            await database.open_bus(namespace, place.name, publishes=spec.events.publishes, subscribes=types)
+        assert spec.app is not None
+        package = spec.app.partition(":")[0].partition(".")[0]
+        migrator = Migrator(package, SecretStr(database.owner_dsn), Options(schema=database.schema))
+        if spec.database is not None and spec.database.migrations == "auto":
+            await migrator.upgrade()
+        return database
+
+    async def _new_database(self, schema: str) -> SchemaDatabase:
+        if self._beside is not None:
+            if self._beside.database is None:
+                raise ValueError(
+                    "`beside` has no database: open it before, and give its Module `database: {}`"
+                )
+            return await self._beside.database.beside(schema)
         server_dsn = self._server_dsn
         if server_dsn is None:
             server = self._stack.enter_context(throwaway_server())
             self._stack.push_async_callback(server.stop)
             server_dsn = await server.start()
-        place = self.resource.metadata
-        schema = f"{place.namespace or 'default'}_{place.name}"
-        database = await SchemaDatabase.create(server_dsn, schema)
-        self._stack.push_async_callback(database.drop)
-        assert self.resource.spec.app is not None
-        package = self.resource.spec.app.partition(":")[0].partition(".")[0]
-        migrator = Migrator(package, SecretStr(database.owner_dsn), Options(schema=schema))
-        if self.resource.spec.database is not None and self.resource.spec.database.migrations == "auto":
-            await migrator.upgrade()
-        return database
+        return await SchemaDatabase.create(server_dsn, schema)
 
 
 def _only_module(manifests: ManifestSet, folder: Path | str) -> ModuleResource:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, MetaData
 
 from moorage.database import tenancy
 
@@ -34,6 +34,17 @@ def findings(connection: Connection) -> list[Finding]:
         *_of_functions(connection),
         *_of_keys(connection, tenants),
     ]
+
+
+def differences(connection: Connection, metadata: MetaData) -> list[Finding]:
+    """What `findings` refuses, and tables that are `moorage.Tenanted` in the code alone."""
+    kept_apart = {row["table"] for row in _rows(connection, _TABLES) if not row["untenanted"]}
+    declared = {table.name for table in metadata.tables.values() if tenancy.MARK in table.info}
+    missing = [
+        Finding(f"table {name}", f"its class is Tenanted; {_MEND.format(table=name)}")
+        for name in sorted(declared - kept_apart)
+    ]
+    return missing + [finding for finding in findings(connection) if finding.refused]
 
 
 def _of_table(name: str, row: Mapping[str, Any]) -> Iterator[Finding]:

@@ -3,13 +3,15 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
 from sqlalchemy import Executable, Result, Select, func, inspect, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from moorage.database import cursors
+from moorage.database.cursors import CursorRows
 from moorage.database.tenancy import Tenancy, TenancyError
-from moorage.model import Paging
+from moorage.model import CursorPaging, Paging
 from moorage.module import DeclarationError
 
 if TYPE_CHECKING:
@@ -140,12 +142,21 @@ class Db:
             )
         outbox.collect(self.session.sync_session, event, self.tenant)
 
-    async def page(self, query: Select[T], paging: Paging) -> Rows[T]:
-        """The part of *query* that *paging* asks for, and the number of all its rows.
+    @overload
+    async def page(self, query: Select[T], paging: Paging) -> Rows[T]: ...
+    @overload
+    async def page(self, query: Select[T], paging: CursorPaging) -> CursorRows[T]: ...
+    async def page(self, query: Select[T], paging: Paging | CursorPaging) -> Rows[T] | CursorRows[T]:
+        """The part of *query* that *paging* asks for, and, with an offset, the number of all its rows.
 
         The primary key is added as the last thing to order by: without a total order, rows would be on two
         pages or on none.
+
+        Raises:
+            Invalid: the cursor is none of this query's.
         """
+        if isinstance(paging, CursorPaging):
+            return await cursors.page(self.session, query, paging)
         total = await self.session.scalar(select(func.count()).select_from(query.order_by(None).subquery()))
         entity = query.column_descriptions[0]["entity"]
         tie_breaker = inspect(entity).primary_key if entity is not None else ()

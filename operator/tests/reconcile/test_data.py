@@ -186,3 +186,29 @@ async def test_switching_to_retain_takes_the_finalizer_off(harness: Any) -> None
     await harness.converge()
     (module,) = harness.api.find("Module")
     assert not module["metadata"].get("finalizers")
+
+
+async def test_a_topic_stays_with_the_module_that_published_in_it_first(harness: Any) -> None:
+    """Also when the other one is there longer: what counts is who published."""
+    blog = {"app": "blog:module", "database": {}, "events": {"publishes": ["blog.post.made"]}}
+    shop = {"app": "shop:module", "database": {}}
+    harness.apply(harness.module("shop", **shop), harness.module("blog", **blog))
+    operator = await harness.operator()
+    await harness.converge(operator)
+    assert (harness.phase("blog"), harness.phase("shop")) == ("Running", "Running")
+
+    harness.apply(harness.module("shop", **shop, events={"publishes": ["blog.post.sold"]}))
+    await harness.converge(operator)
+    status, reason, message = harness.conditions("Module", "shop")["DatabaseReady"]
+    assert (status, reason) == ("False", "TopicTaken")
+    assert "blog.post" in message
+    assert "default/blog" in message
+    assert harness.phase("blog") == "Running"
+
+    harness.apply(harness.module("shop", **shop, events={"subscribes": [{"type": "blog.post.made"}]}))
+    await harness.converge(operator)
+    assert harness.conditions("Module", "shop")["DatabaseReady"][0] == "True"
+    (deployment,) = [one for one in harness.api.find("Deployment") if one["metadata"]["name"] == "shop"]
+    (app,) = deployment["spec"]["template"]["spec"]["containers"]
+    given = {one["name"]: one.get("value") for one in app["env"]}
+    assert given["EVENTS_SUBSCRIBES"] == '[{"type": "blog.post.made", "retries": 5, "dead_letter": true}]'

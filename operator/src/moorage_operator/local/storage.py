@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from moorage.database.embedded import EmbeddedError, EmbeddedPostgres
+from moorage_crds.v1alpha1.module import Events
 from moorage_operator.database import Provisioner
 from moorage_operator.local.catalog import LocalModule
 from moorage_operator.plan import names
@@ -80,6 +81,13 @@ class Storage:
             found, local_uid(module), app_password=self._passwords.get(module.key)
         )
         self._passwords[module.key] = password
+        events = module.module.spec.events or Events()
+        await provisioner.ensure_events(
+            found,
+            publishes=events.publishes,
+            subscribes=[subscription.type for subscription in events.subscribes],
+            core_namespace=self._settings.core_namespace,
+        )
         dsn = provisioner.app_dsn(found, password)
         return {"DATABASE_DSN": dsn, "DATABASE_DIRECT_DSN": dsn}
 

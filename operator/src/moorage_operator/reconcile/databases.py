@@ -12,12 +12,14 @@ from urllib.parse import unquote, urlsplit
 
 from moorage_crds import units
 from moorage_crds.v1alpha1 import Module
+from moorage_crds.v1alpha1.module import Events
 from moorage_operator.database import (
     DatabaseRefusedError,
     DatabaseUnavailableError,
     ForeignSchemaError,
     Provisioner,
     RoleLimits,
+    TopicTakenError,
 )
 from moorage_operator.plan.facts import DatabaseFact
 from moorage_operator.plan.names import ANNOTATION_ADOPT, DatabaseNames, database_names
@@ -78,19 +80,31 @@ class Databases:
         return self._provisioner
 
     async def look_after(self, module: Module, known: DatabaseAccess | None) -> Provision:
-        """Make the module's schema, roles and grants right; *known*: what its pods hold already. Never raises."""
+        """Make the module's schema, roles, grants and topics right; *known*: what its pods hold already. Never raises."""
         uid, metadata = module.metadata.uid or "", module.metadata
         names = self.names(metadata.namespace or "default", metadata.name)
         try:
             provisioner = await self.provisioner()
             password = _password(known)
-            inputs = f"{metadata.annotations.get(ANNOTATION_ADOPT)} {known is not None} {self._dsn}"
+            events = module.spec.events or Events()
+            inputs = f"{metadata.annotations.get(ANNOTATION_ADOPT)} {known is not None} {self._dsn} {events}"
             if known is None or password is None or not self._fresh(uid, inputs):
                 password = await provisioner.ensure(
                     names, uid, app_password=password, adopt=metadata.annotations.get(ANNOTATION_ADOPT)
                 )
+                await provisioner.ensure_events(
+                    names,
+                    publishes=events.publishes,
+                    subscribes=[subscription.type for subscription in events.subscribes],
+                    core_namespace=self._settings.core_namespace,
+                )
                 self._good[uid] = (inputs, time.monotonic())
-        except (ForeignSchemaError, DatabaseRefusedError, DatabaseUnavailableError) as error:
+        except (
+            ForeignSchemaError,
+            TopicTakenError,
+            DatabaseRefusedError,
+            DatabaseUnavailableError,
+        ) as error:
             self._good.pop(uid, None)
             return Provision(_failed(error), known)
         access = DatabaseAccess(
@@ -136,6 +150,8 @@ def _failed(error: Exception) -> DatabaseFact:
     match error:
         case ForeignSchemaError():
             reason = "SchemaNotOurs"
+        case TopicTakenError():
+            reason = "TopicTaken"
         case DatabaseRefusedError():
             reason = "DatabaseRefused"
         case _:

@@ -80,7 +80,7 @@ class Databases:
         return self._provisioner
 
     async def look_after(self, module: Module, known: DatabaseAccess | None) -> Provision:
-        """Make the module's schema, roles, grants and topics right; *known*: what its pods hold already. Never raises."""
+        """Make its schema, roles, grants and topics right; *known*: what its pods hold already. Never raises."""
         uid, metadata = module.metadata.uid or "", module.metadata
         names = self.names(metadata.namespace or "default", metadata.name)
         try:

@@ -3,19 +3,28 @@
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
+from moorage import injection
+from moorage.cache.cache import Cache
 from moorage.cli import generated
+from moorage.client.client import Clients
 from moorage.database.db import Db
 from moorage.guard.compiler import CompileError, compile_base
 from moorage.guard.conditions import ConditionError, compile_condition
 from moorage.http.binding import Bound, bind
+from moorage.metrics import Metrics
 from moorage.module import DeclarationError
 from moorage.module import Module as Code
 from moorage.scope import Scope
 from moorage.serve import ImportFailed, import_module
+from moorage.tracing import Tracer
 from moorage_crds.manifests import ManifestSet, load
 from moorage_crds.problems import Problem, errors
 from moorage_crds.v1alpha1 import Module, Route, RouteRule
+
+_PORTS: Final = (Db, Cache, Clients, Metrics, Tracer)
+"""What the kernel's ports give to handlers that ask for it by type."""
 
 
 def check(folder: Path) -> list[Problem]:
@@ -80,7 +89,8 @@ def understood(folder: Path, app: str) -> tuple[Code, Mapping[str, Bound]]:
         ImportFailed, DeclarationError
     """
     code = _import(folder, app)
-    return code, bind(code, {Db: _never})
+    own = (injection.understand(provision).gives for provision in code.provisions)
+    return code, bind(code, dict.fromkeys((*_PORTS, *own), _never))
 
 
 def _import(folder: Path, app: str) -> Code:

@@ -30,6 +30,8 @@ def attach(assembly: Assembly) -> None:
     async def metrics(_: Scope) -> object:
         return assembly.metrics
 
+    assembly.share(Tracer, tracing.tracer)  # type: ignore[type-abstract]  # shared by its protocol
+    assembly.share(Metrics, assembly.metrics)
     assembly.provide(Tracer, tracer)
     assembly.provide(Metrics, metrics)
     assembly.resource("tracing", tracing.opened)

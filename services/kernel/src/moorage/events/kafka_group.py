@@ -99,6 +99,7 @@ class KafkaSubscriber(ConsumerRebalanceListener):  # type: ignore[misc]  # untyp
         self._news = asyncio.Event()
         self._pause = Pause()
         self._owned: frozenset[Partition] = frozenset()
+        self._told: frozenset[Partition] = frozenset()
         self._leaving = False
         self._ahead: dict[Partition, _Ahead] = {}
         self._paused: set[Partition] = set()
@@ -142,8 +143,10 @@ class KafkaSubscriber(ConsumerRebalanceListener):  # type: ignore[misc]  # untyp
                 async with asyncio.timeout(self._settings.timeout):
                     await consumer.commit({self._place(place): position for place, position in ours.items()})
             except (CommitFailedError, IllegalStateError):
-                # The generation is over: the broker took nothing of it.
+                # The generation is over: the broker took nothing of it. What was read ahead is later than what is undone
+                # now, and must not be handled before it: nothing of it is given until the group has shared out anew.
                 lost |= ours.keys()
+                self._owned -= ours.keys()
             except (KafkaError, OSError, TimeoutError) as exc:
                 raise unavailable(self._settings, exc) from exc
             else:
@@ -192,8 +195,9 @@ class KafkaSubscriber(ConsumerRebalanceListener):  # type: ignore[misc]  # untyp
 
     async def _tell(self, ours: frozenset[Partition]) -> None:
         """Call `OnChange` unless nothing changes, and stop waiting for it when we are closed."""
-        if ours == self._owned or self._on_change is None or self._closing.is_set():
+        if ours == self._told or self._on_change is None or self._closing.is_set():
             return
+        self._told = ours
         telling = asyncio.ensure_future(self._on_change(ours))
         closing = asyncio.create_task(self._closing.wait())
         try:

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from sqlalchemy.pool import NullPool
 
 from moorage import Module
-from moorage.assembly import Assembly
+from moorage.assembly import Assembly, group_name
 from moorage.config import load
 from moorage.database import platform
 from moorage.database.engine import new_engine
@@ -217,7 +217,8 @@ class Site:
             "EVENTS_FIRST_RETRY": "50ms",
             "EVENTS_LONGEST_RETRY": "100ms",
         }
-        return Assembly.of(module, load(environ=variables | environ))
+        groups = {} if module.config is None else {group_name(module): module.config}
+        return Assembly.of(module, load(groups, environ=variables | environ))
 
     async def start(self, module: Module, publishes: Iterable[str] = (), **environ: str) -> Process:
         stack = AsyncExitStack()

@@ -65,6 +65,7 @@ class Assembly:
     providers: dict[type, Provider] = field(default_factory=dict)
     shared: dict[type, object] = field(default_factory=dict)
     resources: list[Resource] = field(default_factory=list)
+    _completions: list[Callable[[], None]] = field(default_factory=list)
     _drains: list[tuple[str, Callable[[], Awaitable[None]]]] = field(default_factory=list)
     _draining: asyncio.Task[None] | None = None
 
@@ -95,6 +96,8 @@ class Assembly:
         for port in PORTS:
             importlib.import_module(port).attach(assembly)
         assembly._inject()
+        for work in assembly._completions:
+            work()
         assembly.background("configuration", live.watch)
         return assembly
 
@@ -142,6 +145,13 @@ class Assembly:
     def resource(self, name: str, opening: Opening) -> None:
         """Hold *opening* open while the process serves."""
         self.resources.append(Resource(name, opening))
+
+    def complete(self, work: Callable[[], None]) -> None:
+        """Call *work* when everything that handlers may ask for is known: for a port that calls handlers by itself.
+
+        What it opens opens last, and closes first.
+        """
+        self._completions.append(work)
 
     def background(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run *work* while the process serves; if it fails it is started again, with growing pauses.

@@ -3,9 +3,9 @@
 import asyncio
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from structlog.contextvars import bound_contextvars
 
@@ -50,16 +50,17 @@ class Item:
 class Handling:
     """Calls the handlers of one module.
 
-    ``timeout``: seconds for each.
+    Args:
+        groups: gives the module's own settings in force.
+        timeout: seconds for each handler.
     """
 
     pool: Pool
     bound: Mapping[str, Bound]
-    groups: Mapping[type, object]
+    groups: Callable[[], Mapping[type, object]]
     tracer: Tracer
     meters: Meters
     timeout: float = 30.0
-    _spans: dict[str, str] = field(default_factory=dict)
 
     def sort(self, deliveries: Iterable[Delivery]) -> list[Item]:
         """Read *deliveries*, and leave out those whose type has no handler here."""
@@ -112,7 +113,7 @@ class Handling:
             async with asyncio.timeout(self.timeout), AsyncExitStack() as stack:
                 scope = Scope(
                     stack=stack,
-                    groups=self.groups,
+                    groups=self.groups(),
                     trace=here.trace,
                     request_id=envelope.request_id or os.urandom(16).hex(),
                     tenant=envelope.tenant,

@@ -1,7 +1,7 @@
 """The events port: outbox and relay where the module emits, consumer and retries where it handles."""
 
 import importlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +15,6 @@ from moorage.events.event import Event, topic_of
 from moorage.health import NotReady
 from moorage.ids import uuid7
 from moorage.module import DeclarationError
-from moorage.scope import Provider, Scope
 
 if TYPE_CHECKING:
     from moorage.events.bus import Publisher, Subscriber
@@ -51,7 +50,7 @@ def attach(assembly: Assembly) -> None:
             log.error("no handler for a subscription", event_type=one.type)
     port = EventsPort(assembly)
     assembly.share(EventsPort, port)
-    assembly.resource("events", port.opened)
+    assembly.complete(port.complete)
 
 
 @dataclass
@@ -62,12 +61,11 @@ class EventsPort:
     committed: list["Emitted"] | None = None
     """What was emitted and committed here, if somebody wants to see it (tests do); else ``None``."""
     handling: "Handling" = field(init=False)
+    _draining: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         # Here, because a module without events should not carry any of it.
         from moorage.database.pool import Pool
-        from moorage.events.binding import bind
-        from moorage.events.handling import Handling
         from moorage.events.meters import Meters
         from moorage.events.outbox import Outbox
 
@@ -78,14 +76,27 @@ class EventsPort:
         self._meters = Meters(assembly.metrics)
         self._outbox = Outbox(self.source, frozenset(assembly.settings.events.publishes), self._committed)
         self._outbox.install(pool)
+
+    def complete(self) -> None:
+        """Bind the handlers, now that everything that they may ask for is known.
+
+        Raises:
+            DeclarationError: one cannot work.
+        """
+        from moorage.events.binding import bind
+        from moorage.events.handling import Handling
+
+        assembly = self.assembly
         self.handling = Handling(
-            pool=pool,
-            bound=bind(assembly.module, self._providers()),
-            groups=assembly.groups,
+            pool=self._pool,
+            bound=bind(assembly.module, assembly.providers),
+            groups=lambda: assembly.groups,
             tracer=assembly.tracer,
             meters=self._meters,
             timeout=assembly.settings.events.handler_timeout,
         )
+        assembly.resource("events", self.opened)
+        assembly.drain("events", self._drain)
 
     @property
     def source(self) -> str:
@@ -180,15 +191,18 @@ class EventsPort:
                 raise NotReady(f"no events come: {consumer.problem}")
 
         self.assembly.health.register("events consumer", ping, required=False)
+        self._draining = [consumer.close, retries.close]
         await retries.open()
         try:
             await consumer.open()
-            try:
-                yield
-            finally:
-                await consumer.close()
+            yield
         finally:
-            await retries.close()
+            await self._drain()
+
+    async def _drain(self) -> None:
+        """Take nothing from the bus any more, and finish what is under way."""
+        while self._draining:
+            await self._draining.pop(0)()
 
     def _work(self) -> "Work":
         from moorage.events.lane import Work
@@ -215,16 +229,6 @@ class EventsPort:
             )
         publisher, subscriber = importlib.import_module(f"moorage.events.{backend}").bus(self.assembly)
         return publisher, subscriber
-
-    def _providers(self) -> Mapping[type, Provider]:
-        def always(value: object) -> Provider:
-            async def give(_: Scope) -> object:
-                return value
-
-            return give
-
-        overrides = {kind: always(value) for kind, value in self.assembly.overrides.items()}
-        return {**self.assembly.providers, **overrides}
 
     def _committed(self, events: Sequence["Emitted"]) -> None:
         for event in events:

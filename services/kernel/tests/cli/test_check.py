@@ -74,6 +74,15 @@ def test_what_agrees_has_no_problem(write: Write) -> None:
     assert check(write()) == []
 
 
+def test_whatever_the_kernel_or_the_module_provides_may_be_asked_for(write: Write) -> None:
+    changes = {
+        "import Db, Module, User": "import Cache, Clients, Db, Metrics, Module, Tracer, User",
+        "class Thing: ...": "class Thing: ...\n\n@module.provide\nasync def own() -> bytes:\n    return b''\n",
+        "async def read(id: int)": "async def read(id: int, a: Cache, b: Clients, c: Metrics, d: Tracer, e: bytes)",
+    }
+    assert check(write(code=changes)) == []
+
+
 @pytest.mark.parametrize(
     ("manifests", "code", "field", "message"),
     [

@@ -22,15 +22,40 @@ _CODE = """
 import asyncio
 from moorage import Config, Module
 
+import logging, os, time
+from collections.abc import AsyncIterator
+from moorage import Reloadable, Secrets
+
 class ShopConfig(Config):
-    greeting: str = "hello"
+    greeting: Reloadable[str] = "hello"
+    engine: str = "steam"
 
 module = Module("shop", config=ShopConfig)
 
+class Stuck:
+    pass
+
+@module.provide
+async def stuck() -> AsyncIterator[Stuck]:
+    yield Stuck()
+    how = os.environ.get("STUCK")
+    while how == "deaf":
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            pass
+    if how == "slow":
+        await asyncio.sleep(100)
+    if how == "blocking":
+        time.sleep(100)
+
 @module.handle("slow")
-async def slow(config: ShopConfig, seconds: float = 0) -> str:
+async def slow(config: ShopConfig, secrets: Secrets, seconds: float = 0, block: float = 0) -> str:
+    logging.getLogger("shop").debug("a detail")
     await asyncio.sleep(seconds)
-    return config.greeting
+    time.sleep(block)
+    extra = secrets.current("extra").get_secret_value() if "extra" in secrets else ""
+    return config.greeting + extra
 """
 
 
@@ -162,6 +187,68 @@ async def test_a_request_that_never_ends_is_cut_at_the_deadline(start: Start) ->
     assert time.monotonic() - began < 10
     with contextlib.suppress(aiohttp.ClientError, OSError):
         await slow
+
+
+async def test_files_that_change_are_taken_and_what_may_not_change_is_refused(
+    start: Start, tmp_path: Path
+) -> None:
+    """Level and greeting in the middle of its life, without a request that fails; a secret as well."""
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    shop = await start(MOORAGE_SECRETS_DIR=str(secrets))
+    await shop.wait_for("/ready", 200)
+    assert await shop.get("/slow") == (200, "hello")
+    assert "a detail" not in [line["message"] for line in shop.lines]
+    (secrets / "extra").write_text("!")
+    assert await shop.get("/slow") == (200, "hello!")
+    (tmp_path / "config.yaml").write_text("shop: {greeting: moin, engine: diesel}\nlogging: {level: debug}")
+    deadline = time.monotonic() + 10
+    while (await shop.get("/slow")) == (200, "hello!"):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+    assert await shop.get("/slow") == (200, "moin!")
+    await asyncio.sleep(0.1)
+    assert "a detail" in [line["message"] for line in shop.lines]
+    status, told = await shop.get("/config", admin=True)
+    assert (status, told["sequence"], told["error"]) == (200, 2, None)
+    assert [one["field"] for one in told["refused"]] == ["shop.engine"]
+    (tmp_path / "config.yaml").write_text("shop: {greeting: [}")
+    while (told := (await shop.get("/config", admin=True))[1])["error"] is None:
+        assert time.monotonic() < deadline + 10
+        await asyncio.sleep(0.1)
+    assert "config.yaml is not YAML" in told["error"]
+    assert await shop.get("/slow") == (200, "moin!"), "the last good values stay"
+
+
+@pytest.mark.parametrize(("how", "status"), [("slow", 0), ("deaf", 1), ("blocking", 1)])
+async def test_what_is_stuck_while_closing_does_not_keep_the_process(
+    start: Start, how: str, status: int
+) -> None:
+    """The whole shutdown ends in its time, about: at the latest a second after it the process ends itself."""
+    shop = await start(SERVER_SHUTDOWN_TIMEOUT="2s", STUCK=how)
+    await shop.wait_for("/ready", 200)
+    began = time.monotonic()
+    shop.process.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(shop.process.wait(), 15) == status
+    assert time.monotonic() - began < 5
+    await asyncio.sleep(0.1)
+    told = [line.get("part") for line in shop.lines if line["level"] == "error"] + shop.other
+    assert any("Stuck" in str(one) or "shop_served.py" in str(one) for one in told)
+
+
+async def test_a_handler_that_blocks_the_event_loop_does_not_keep_the_process(start: Start) -> None:
+    shop = await start(SERVER_SHUTDOWN_TIMEOUT="1s")
+    await shop.wait_for("/ready", 200)
+    blocked = asyncio.create_task(shop.get("/slow?block=60"))
+    await asyncio.sleep(0.5)
+    began = time.monotonic()
+    shop.process.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(shop.process.wait(), 15) == 1
+    assert time.monotonic() - began < 4
+    await asyncio.sleep(0.1)
+    assert "shop_served.py" in "".join(shop.other), "it says where it was stuck"
+    with contextlib.suppress(aiohttp.ClientError, OSError):
+        await blocked
 
 
 async def test_without_a_policy_it_is_alive_not_ready_and_denies(start: Start, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
         UpstreamTimeout,
         UpstreamUnavailable,
     )
-    from moorage.config import Config
+    from moorage.config import Config, Reloadable
+    from moorage.config.secrets import Secrets
     from moorage.database.db import Db
     from moorage.database.table import Table
     from moorage.database.tenancy import Tenanted
@@ -69,7 +70,9 @@ __all__ = [
     "Paging",
     "Query",
     "Reject",
+    "Reloadable",
     "Request",
+    "Secrets",
     "ServerSent",
     "SocketClosed",
     "Stream",
@@ -97,6 +100,8 @@ _HOMES = {
     "UpstreamTimeout": "moorage.client.errors",
     "UpstreamUnavailable": "moorage.client.errors",
     "Config": "moorage.config",
+    "Reloadable": "moorage.config.values",
+    "Secrets": "moorage.config.secrets",
     "Db": "moorage.database.db",
     "Table": "moorage.database.table",
     "Tenanted": "moorage.database.tenancy",

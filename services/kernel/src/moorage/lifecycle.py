@@ -26,14 +26,26 @@ class Stop:
     """SIGTERM and SIGINT. The first one sets `asked`; any further one ends the grace period.
 
     To be made in the running event loop; it takes both signals over at once.
+
+    Args:
+        deadline: seconds after the first signal in which the process has to have ended (`exit_at_the_latest`);
+            ``None``: somebody else sees to it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, deadline: float | None = None) -> None:
         self.asked = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._deadline = deadline
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+            # The loop is woken by the signal itself; this runs even while code blocks the loop.
+            signal.signal(number, self._at_once)
+
+    def _at_once(self, number: int, frame: object) -> None:
+        if self._deadline is not None:
+            exit_at_the_latest(self._deadline)
+            self._deadline = None
 
     def _on_signal(self, number: signal.Signals) -> None:
         (self._hurry if self.asked.is_set() else self.asked).set()

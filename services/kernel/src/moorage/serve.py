@@ -24,7 +24,7 @@ from moorage.health import Health
 from moorage.http.admin import create_admin
 from moorage.http.app import API, ASSEMBLY, GUARD, create_app
 from moorage.http.server import Runner, listen
-from moorage.lifecycle import Stop, exit_at_the_latest, within
+from moorage.lifecycle import Stop, within
 from moorage.module import DeclarationError, Module
 
 log = structlog.get_logger("moorage.serve")
@@ -137,7 +137,7 @@ async def running(
 
 async def serve(module: Module, live: Live) -> None:
     """Serve until SIGTERM or SIGINT; a second signal ends the grace period."""
-    stop = Stop()
+    stop = Stop(live.now.settings.server.shutdown_timeout)
     starting = asyncio.create_task(_until(module, live, stop))
     stopping = asyncio.create_task(stop.asked.wait())
     try:
@@ -156,7 +156,6 @@ async def _until(module: Module, live: Live, stop: Stop) -> None:
 
     async def abort() -> None:
         await stop.asked.wait()
-        exit_at_the_latest(live.now.settings.server.shutdown_timeout)
         if not started:
             entering.cancel()
 

@@ -1,15 +1,19 @@
 """A small module for each test: handlers written in the test, served with a policy compiled from rules."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
+from sqlalchemy.pool import NullPool
 
-from moorage import Module
-from moorage.testing import ModuleHarness
+from moorage import Module, Table
+from moorage.database import platform
+from moorage.database.engine import new_engine
+from moorage.testing import ModuleHarness, SchemaDatabase
 
 Serve = Callable[..., Any]
 
@@ -39,6 +43,23 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
             return await stack.enter_async_context(harness)
 
         yield start
+
+
+@pytest.fixture
+def kernel_schema(moorage_database: SchemaDatabase) -> Callable[..., Awaitable[SchemaDatabase]]:
+    """``await kernel_schema(Table, …)``: a database with the kernel's own tables and these."""
+
+    async def make(*tables: type[Table]) -> SchemaDatabase:
+        engine = new_engine(SecretStr(moorage_database.owner_dsn), connect_args={}, poolclass=NullPool)
+        async with engine.connect() as connection:
+            await platform.converge(connection)
+            for table in tables:
+                await connection.run_sync(table.__table__.create)
+            await connection.commit()
+        await engine.dispose()
+        return moorage_database
+
+    return make
 
 
 def _resource(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:

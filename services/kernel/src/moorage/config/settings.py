@@ -57,6 +57,9 @@ class Server(Config):
         None, description="From not ready to not listening; None: 5 s, none in development."
     )
     shutdown_timeout: Duration = Field(30.0, description="The whole shutdown, grace included.")
+    compression: bool = Field(
+        True, description="Compress answers of text for clients that take it; never where cookies came."
+    )
     idempotency_ttl: Duration = Field(
         86400.0, description="How long the answer to a request with an Idempotency-Key is kept."
     )

@@ -73,7 +73,7 @@ def answering(handler: Handler, returns: object) -> Answer:
     if declared is NoneType:
         return _empty(handler.status or 204)
     status = handler.status or 200
-    piece = streams.pieces_of(declared)
+    piece = _declared(streams.pieces_of(declared))
     if declared is Stream or piece is bytes:
         return _bytes(status)
     if piece is ServerSent:

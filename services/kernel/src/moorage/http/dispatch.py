@@ -18,6 +18,7 @@ from moorage.guard.engine import Decision, Guard, RequestFacts, receive
 from moorage.guard.headers import TrustedProxies
 from moorage.http.apidocs import ApiDocument
 from moorage.http.binding import Bound
+from moorage.http.compression import compress
 from moorage.http.deadline import Deadline
 from moorage.http.faults import check_message, from_http_exception
 from moorage.http.request import ClientGone, Context, Limits
@@ -113,6 +114,7 @@ class Dispatcher:
             response = await bound.run(context, self.guard, self.store)
             if context.begun is None:
                 deadline.check()  # while it can be rolled back
+        compress(request, response, bound.handler, enabled=self.settings.server.compression)
         return response
 
     def _context(

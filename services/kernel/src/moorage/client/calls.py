@@ -162,9 +162,15 @@ class Caller:
             inject(headers, span.trace)
             left = deadline - asyncio.get_running_loop().time()
             headers[TIMEOUT_HEADER] = str(max(1, int(left * 1000)))
-            async with self._open().request(
-                request.method, URL(base + request.path, encoded=True), data=request.body, headers=headers
-            ) as response:
+            async with (
+                self._open().request(
+                    request.method,
+                    URL(base + request.path, encoded=True),
+                    data=request.body,
+                    headers=headers,
+                    allow_redirects=False,  # where to is for the other module to know, and the token is for it alone
+                ) as response
+            ):
                 span.set("http.response.status_code", response.status)
                 if response.status >= 500:
                     span.failed(str(response.status))
@@ -187,9 +193,10 @@ class Caller:
                 timeout=aiohttp.ClientTimeout(total=None, connect=connect),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
-                auto_decompress=True,
-                requote_redirect_url=False,
             )
+            # aiohttp repeats by itself what breaks off before an answer: past our budget, and twice the load on a
+            # target that resets everything. It has no argument for that; its own test client sets this, too.
+            self._session._retry_connection = False
         return self._session
 
     async def close(self) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import ForeignKeyConstraint, delete, func, select, text, update
 from sqlalchemy.orm import Mapped
 
 from moorage import Conflict, Forbidden, Invalid, Paging, Table, Tenanted
+from moorage.config import ConfigError
 from moorage.config.settings import Database as DatabaseSettings
 from moorage.database.migrations import MigrationError, Migrator, Options
 from moorage.database.pool import Pool
@@ -554,6 +555,18 @@ async def test_the_app_role_can_neither_switch_the_policy_off_nor_empty_the_tabl
         with pytest.raises(Exception, match=r"must be owner|permission denied"):
             async with pool.unit(tenant="acme") as db:
                 await db.execute(text(statement))
+
+
+async def test_a_role_that_passes_the_policies_by_is_refused_at_the_start(
+    library: Library, pool: Pool
+) -> None:
+    await pool.refuse_bypass()
+    for dsn, why in ((library.database.admin_dsn, "superuser"), (library.database.owner_dsn, "owner")):
+        connection = dsn + "?options=-csearch_path%3Ddefault_library"
+        wide = Pool(DatabaseSettings(dsn=SecretStr(connection)), name="default/library")
+        with pytest.raises(ConfigError, match=rf"passes row-level security by \({why}\).*table book"):
+            await wide.refuse_bypass()
+        await wide.close()
 
 
 async def test_many_tenants_on_few_connections_never_meet(library: Library) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -167,7 +168,9 @@ def dump(database: SchemaDatabase) -> str:
     command = [str(with_binaries.binary("pg_dump")), "--schema-only", "--schema=shop", database.admin_dsn]
     command += ["--exclude-table=shop.moorage_*", "--exclude-table=shop.alembic_version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    text = done.stdout.replace(database.name, "DATABASE")
+    text = done.stdout
+    for dsn, role in ((database.owner_dsn, "OWNER"), (database.app_dsn, "APP")):
+        text = text.replace(str(urlsplit(dsn).username), role)
     return re.sub(r"^\\(un)?restrict .*$", "", text, flags=re.MULTILINE)
 
 

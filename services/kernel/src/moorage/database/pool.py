@@ -17,7 +17,7 @@ from moorage.config.settings import Database as DatabaseSettings
 from moorage.database.db import TENANCY, Db
 from moorage.database.engine import Connections, async_url, is_pooled, new_pooled_engine
 from moorage.database.faults import Again, translated
-from moorage.database.tenancy import SCOPE_SETTING, TENANT_SETTING, Tenancy
+from moorage.database.tenancy import SCOPE_SETTING, TENANT_POLICY, TENANT_SETTING, Tenancy
 from moorage.database.watching import Observe, observe_statements
 
 log = structlog.get_logger("moorage.database")
@@ -30,6 +30,16 @@ _LEAST_TIMEOUT: Final = 0.001
 _FIRST_PAUSE: Final = 0.25
 _LONGEST_PAUSE: Final = 5.0
 _FIRST_REPEAT: Final = 0.02
+
+_BYPASS: Final = """
+SELECT current_user AS role, c.relname,
+    CASE WHEN r.rolsuper THEN 'superuser' WHEN r.rolbypassrls THEN 'BYPASSRLS' ELSE 'owner' END AS why
+FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_roles r ON r.rolname = current_user
+WHERE n.nspname = current_schema() AND p.polname = :policy
+    AND (r.rolsuper OR r.rolbypassrls OR pg_has_role(current_user, c.relowner, 'USAGE'))
+ORDER BY c.relname LIMIT 1
+"""
 
 
 class Pool:
@@ -155,6 +165,21 @@ class Pool:
             else:
                 report("")
                 return
+
+    async def refuse_bypass(self) -> None:
+        """See to it that row-level security holds for our role, if the schema has tables of tenants.
+
+        Raises:
+            ConfigError: it is a superuser, has BYPASSRLS, or owns such a table: it would see the rows of all tenants.
+        """
+        async with self._engine.connect() as connection:
+            found = (await connection.execute(text(_BYPASS), {"policy": TENANT_POLICY})).first()
+        if found is not None:
+            raise ConfigError(
+                f"database.dsn: the role {found.role} passes row-level security by ({found.why}), so that it would see "
+                f"the rows of all tenants in table {found.relname}; connect as the module's app role, which only reads "
+                "and writes rows"
+            )
 
     async def reap(self) -> None:
         """Close connections that nobody has used for ``conn_max_idle_time``, for as long as the process runs."""

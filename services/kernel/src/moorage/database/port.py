@@ -32,6 +32,7 @@ def attach(assembly: Assembly) -> None:
     async def opened() -> AsyncIterator[None]:
         health = assembly.health
         await pool.wait(lambda why: health.waiting("database", why))
+        await pool.refuse_bypass()
         health.register("database", pool.ping)
         try:
             yield

@@ -9,7 +9,7 @@ with cookies or other credentials of a browser is never compressed, and a handle
 import re
 from typing import Final
 
-from aiohttp import ContentCoding, web
+from aiohttp import web
 
 from moorage.module import Handler
 
@@ -18,7 +18,7 @@ LEAST: Final = 1024
 _TEXT: Final = re.compile(
     r"(?:text/.+|application/(?:.+\+)?(?:json|xml|yaml|javascript)|image/svg\+xml)(?:;.*)?"
 )
-_CODINGS: Final = {"gzip": ContentCoding.gzip, "deflate": ContentCoding.deflate}
+_CODINGS: Final = {"gzip": web.ContentCoding.gzip, "deflate": web.ContentCoding.deflate}
 _ITEM: Final = re.compile(r"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*(?:;\s*[qQ]\s*=\s*([01](?:\.\d{0,3})?)\s*)?")
 
 
@@ -44,7 +44,7 @@ def compress(
     response.enable_compression(coding)
 
 
-def accepted(given: list[str]) -> ContentCoding | None:
+def accepted(given: list[str]) -> web.ContentCoding | None:
     """The coding that ``Accept-Encoding`` likes best of ours (RFC 9110, 12.5.3); None: send it as it is."""
     weights: dict[str, float] = {}
     for item in ",".join(given).split(","):

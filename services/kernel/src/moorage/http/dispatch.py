@@ -114,7 +114,7 @@ class Dispatcher:
             response = await bound.run(context, self.guard, self.store)
             if context.begun is None:
                 deadline.check()  # while it can be rolled back
-        compress(request, response, bound.handler, enabled=self.settings.server.compression)
+        compress(request, response, bound.handler, enabled=now.settings.server.compression)
         return response
 
     def _context(

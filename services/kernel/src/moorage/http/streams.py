@@ -129,9 +129,20 @@ async def _write(context: Context, response: web.StreamResponse, piece: bytes) -
 def _cancelled_when_gone(request: web.BaseRequest) -> Iterator[None]:
     task, connection = asyncio.current_task(), cast("Connection", request.protocol)
     assert task is not None
-    connection.on_lost = task.cancel
+    gone = False
+
+    def lost() -> None:
+        nonlocal gone
+        gone = True
+        task.cancel()
+
+    connection.on_lost = lost
     try:
         yield
+    except asyncio.CancelledError:
+        if gone and not task.uncancel():
+            raise ClientGone from None
+        raise
     finally:
         connection.on_lost = None
 

@@ -3,12 +3,9 @@ deadline.
 """
 
 import asyncio
-import importlib
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -24,6 +21,7 @@ from moorage.health import Health
 from moorage.http.admin import create_admin
 from moorage.http.app import API, ASSEMBLY, GUARD, create_app
 from moorage.http.server import Runner, listen
+from moorage.importing import import_module
 from moorage.lifecycle import Stop, within
 from moorage.module import DeclarationError, Module
 
@@ -35,12 +33,6 @@ _LEAST_DRAIN: Final = 0.2
 _FOR_CLOSING_S: Final = 2.0
 _ADMIN_S: Final = 2.0
 _LATE_S: Final = 0.5
-
-
-class ImportFailed(Exception):  # noqa: N818 - a message for people, shown without a trace where it is ours
-    """The named module cannot be imported, or is none; the text says which part of ``package:object`` is
-    wrong.
-    """
 
 
 @dataclass(frozen=True)
@@ -60,35 +52,6 @@ class Running:
     def health(self) -> Health:
         """Its readiness."""
         return self.assembly.health
-
-
-def import_module(target: str) -> Module:
-    """Import ``package.module:object``; the working directory and its ``src`` count as import paths.
-
-    Raises:
-        ImportFailed: there is no such thing, or it is no `Module`.
-    """
-    name, colon, attribute = target.partition(":")
-    if not (name and colon and attribute.isidentifier()):
-        raise ImportFailed(f"{target!r} is not of the form package:object, such as blog:module")
-    for folder in (Path.cwd(), Path.cwd() / "src"):
-        if str(folder) not in sys.path and folder.is_dir():
-            sys.path.append(str(folder))
-    try:
-        found = getattr(importlib.import_module(name), attribute)
-    except ModuleNotFoundError as exc:
-        if exc.name is None or not name.startswith(exc.name):
-            raise
-        raise ImportFailed(
-            f"there is no package {exc.name!r}; is it installed, or below {Path.cwd()}?"
-        ) from None
-    except AttributeError as exc:
-        if exc.name != attribute:
-            raise
-        raise ImportFailed(f"{name} has no {attribute!r}") from None
-    if not isinstance(found, Module):
-        raise ImportFailed(f"{target} is a {type(found).__name__}, not a moorage.Module")
-    return found
 
 
 def configuration_of(module: Module, overrides: Sequence[str] = ()) -> Live:

@@ -1,6 +1,5 @@
 """Do a module's code and its manifests agree? The same function serves `moorage check`, tests and CI."""
 
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -9,21 +8,22 @@ from moorage import injection
 from moorage.cache.cache import Cache
 from moorage.cli import generated
 from moorage.client.client import Clients
+from moorage.config.secrets import Secrets
 from moorage.database.db import Db
 from moorage.guard.compiler import CompileError, compile_base
 from moorage.guard.conditions import ConditionError, compile_condition
 from moorage.http.binding import Bound, bind
+from moorage.importing import ImportFailed, import_module
 from moorage.metrics import Metrics
 from moorage.module import DeclarationError
 from moorage.module import Module as Code
 from moorage.scope import Scope
-from moorage.serve import ImportFailed, import_module
 from moorage.tracing import Tracer
 from moorage_crds.manifests import ManifestSet, load
 from moorage_crds.problems import Problem, errors
 from moorage_crds.v1alpha1 import Module, Route, RouteRule
 
-_PORTS: Final = (Db, Cache, Clients, Metrics, Tracer)
+_PORTS: Final[tuple[type, ...]] = (Db, Cache, Clients, Metrics, Secrets, Tracer)
 """What the kernel's ports give to handlers that ask for it by type."""
 
 
@@ -88,16 +88,12 @@ def understood(folder: Path, app: str) -> tuple[Code, Mapping[str, Bound]]:
     Raises:
         ImportFailed, DeclarationError
     """
-    code = _import(folder, app)
-    own = (injection.understand(provision).gives for provision in code.provisions)
-    return code, bind(code, dict.fromkeys((*_PORTS, *own), _never))
-
-
-def _import(folder: Path, app: str) -> Code:
-    for path in (folder, folder / "src"):
-        if path.is_dir() and str(path.resolve()) not in sys.path:
-            sys.path.insert(0, str(path.resolve()))
-    return import_module(app)
+    code = import_module(app, folder)
+    given = dict.fromkeys(_PORTS, _never)
+    # Db is of each request alone; the others a factory of the process may need as well.
+    shared: dict[type, object] = dict.fromkeys(kind for kind in _PORTS if kind is not Db)
+    own = injection.Injection(code, shared, given).given()
+    return code, bind(code, given | own)
 
 
 def _bindings(manifests: ManifestSet, module: Module, bound: Mapping[str, Bound]) -> Iterator[Problem]:

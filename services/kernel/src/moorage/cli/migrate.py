@@ -12,6 +12,7 @@ from typing import Any, Final
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
+from moorage import importing
 from moorage.config import ConfigError, Settings, load
 from moorage.database.migrations import MigrationError, Migrator, Options, Status
 
@@ -55,7 +56,7 @@ def migrate(
     A dry run holds every lock of the real one until its end.
     """
     package = app.partition(":")[0].partition(".")[0]
-    _find_packages()
+    importing.search(Path.cwd())
     try:
         migrator = _migrator(package, load(overrides=overrides, only_own=True), output)
         if sql:
@@ -69,13 +70,6 @@ def migrate(
             click.echo(json.dumps({"event": "failed", "message": str(error)}))
         raise click.ClickException(str(error)) from None
     _show(status, output)
-
-
-def _find_packages() -> None:
-    """The working directory and its ``src`` count as import paths, as for `serve`."""
-    for folder in (Path.cwd(), Path.cwd() / "src"):
-        if str(folder) not in sys.path and folder.is_dir():
-            sys.path.append(str(folder))
 
 
 def _migrator(package: str, settings: Settings, output: str) -> Migrator:

@@ -12,8 +12,9 @@ from moorage.config import ConfigError
 from moorage.guard.compiler import CompileError, compile_base
 from moorage.guard.engine import Guard
 from moorage.http.openapi import About, describe
+from moorage.importing import ImportFailed
 from moorage.module import DeclarationError
-from moorage.serve import ImportFailed, settings_for
+from moorage.serve import settings_for
 
 
 @click.command()

@@ -4,6 +4,7 @@ import click
 
 from moorage import serve as serving
 from moorage.config import ConfigError
+from moorage.importing import ImportFailed
 from moorage.module import DeclarationError
 
 
@@ -21,5 +22,5 @@ def serve(app: str, overrides: tuple[str, ...]) -> None:
     """
     try:
         serving.run(app, overrides)
-    except (serving.ImportFailed, ConfigError, DeclarationError, OSError) as exc:
+    except (ImportFailed, ConfigError, DeclarationError, OSError) as exc:
         raise click.ClickException(str(exc)) from None

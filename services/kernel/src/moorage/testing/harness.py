@@ -26,8 +26,9 @@ from moorage.guard.compiler import compile_base
 from moorage.guard.policy import BaseDocument, Issuer
 from moorage.health import Health
 from moorage.http.app import ASSEMBLY, GUARD
+from moorage.importing import import_module
 from moorage.module import Module
-from moorage.serve import Running, import_module, running
+from moorage.serve import Running, running
 from moorage.testing.client import Client
 from moorage.testing.databases import SchemaDatabase, throwaway_server
 from moorage_crds.manifests import ManifestSet
@@ -69,7 +70,8 @@ class ModuleHarness:
         overrides: Mapping[type, object] | None = None,
         beside: "ModuleHarness | None" = None,
     ) -> None:
-        self.manifests = load_manifests(Path(folder))
+        self.folder = Path(folder)
+        self.manifests = load_manifests(self.folder)
         if wrong := errors(self.manifests.problems):
             raise ValueError("\n".join(str(problem) for problem in wrong))
         self.resource = _only_module(self.manifests, folder)
@@ -224,7 +226,7 @@ class ModuleHarness:
                 "EVENTS_SUBSCRIBES": json.dumps([one.model_dump(mode="json") for one in events.subscribes]),
             }
         assert self.resource.spec.app is not None
-        module = self._module or import_module(self.resource.spec.app)
+        module = self._module or import_module(self.resource.spec.app, self.folder)
         live = Live.start(Source(groups_of(module), environ | self._environ, work))
         self._session = await self._stack.enter_async_context(aiohttp.ClientSession())
         self._running = await self._stack.enter_async_context(

@@ -3,6 +3,7 @@ deadline.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from aiohttp import web
 
 from moorage import logs
 from moorage.assembly import Assembly, groups_of
+from moorage.config.effective import lookalikes
 from moorage.config.live import Live
 from moorage.config.loading import Source
 from moorage.config.secrets import warn_of_open_files
@@ -172,4 +174,6 @@ def run(target: str, overrides: Sequence[str] = ()) -> None:
     logs.configure(settings, service=module.name)
     live.subscribe(lambda now, _: logs.set_level(now.settings))
     warn_of_open_files(settings.moorage.secrets_dir)
+    for name, meant in lookalikes(type(settings), os.environ).items():
+        log.warning("a variable that sets nothing", variable=name, meant=meant)
     uvloop.run(serve(module, live))

@@ -43,6 +43,8 @@ async def read(id: int) -> str:
     return "x"
 """
 
+_PROVIDED = "class Thing: ...\n\n@module.provide\nasync def make({}) -> Thing:\n    return Thing()\n"
+
 Write = Callable[..., Path]
 _count = 0
 
@@ -108,6 +110,10 @@ def test_whatever_the_kernel_or_the_module_provides_may_be_asked_for(write: Writ
         ({}, {'Module("shop")': 'Module("store")'}, "metadata.name", "calls itself 'store'"),
         ({}, {"id: int) ->": "id) ->"}, "spec.app", "the parameter 'id' needs a type"),
         ({}, {"class Thing": "1 / 0\nclass Thing"}, "spec.app", "ZeroDivisionError"),
+        ({}, {"class Thing: ...": _PROVIDED.format("thing: Thing")}, "spec.app", "in a circle: Thing → Thing"),
+        ({}, {"class Thing: ...": _PROVIDED.format("text: str")}, "spec.app",
+         "NAME.make: nothing provides the str of the parameter 'text' (Thing → str)"),
+        ({}, {"class Thing: ...": _PROVIDED.format("db: Db")}, "spec.app", "Db, which each request has of its own"),
     ],
 )  # fmt: skip
 def test_each_disagreement_names_its_field(

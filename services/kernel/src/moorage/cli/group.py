@@ -9,6 +9,7 @@ import click
 ENTRY_POINTS: Final = "moorage.commands"
 _OWN: Final = {
     "serve": ("moorage.cli.serve:serve", "Serve a module: HTTP with the guard, and the admin port."),
+    "config": ("moorage.cli.config:config", "Show the settings in force, and where each comes from."),
     "migrate": ("moorage.cli.migrate:migrate", "Bring a module's schema up to date."),
     "check": ("moorage.cli.check:check", "Hold a module's code and manifests to each other."),
     "openapi": ("moorage.cli.openapi:openapi", "Write a module's OpenAPI document."),

@@ -1,0 +1,257 @@
+"""Processes of one module that share its events, die, stand still and come back."""
+
+import asyncio
+import json
+from collections import defaultdict
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+
+from moorage import Db, Event, Module
+from moorage.events import lane
+from moorage.events.bus import BusUnavailable, Message
+from rigs.events import MemoryBus, MemorySubscriber, Process, Site, until
+
+pytestmark = pytest.mark.postgres
+
+TYPE = "taking.thing.changed"
+
+
+class Changed(Event, type=TYPE, key="id"):
+    id: str
+    n: int
+
+
+def messages(keys: int, numbers: int) -> list[Message]:
+    return [
+        Message(
+            "taking.thing",
+            f"k{k}",
+            json.dumps(
+                {
+                    "specversion": "1.0",
+                    "id": str(uuid4()),
+                    "source": "/test/elsewhere",
+                    "type": TYPE,
+                    "partitionkey": f"k{k}",
+                    "data": {"id": f"k{k}", "n": n},
+                }
+            ).encode(),
+        )
+        for n in range(numbers)
+        for k in range(keys)
+    ]
+
+
+class Handler:
+    """A module whose handler writes into a table, and can be made to wait."""
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self.calls = 0
+        self.waiting = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.pause = 0.0
+        self.module = Module("things")
+
+        @self.module.on(Changed)
+        async def handle(event: Changed, db: Db) -> None:
+            self.calls += 1
+            values = {"key": event.id, "n": event.n, "who": self.name}
+            await db.execute(text("INSERT INTO log (key, n, who) VALUES (:key, :n, :who)"), values)
+            if not self.go_on.is_set():
+                self.waiting.set()
+                await self.go_on.wait()
+            await asyncio.sleep(self.pause)
+
+
+@pytest.fixture(autouse=True)
+async def log(site: Site) -> None:
+    await site.execute(
+        "CREATE TABLE log (seq bigserial, key text, n int, who text); GRANT ALL ON log, log_seq_seq TO PUBLIC"
+    )
+
+
+async def handled(site: Site) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for key, n in await site.query("SELECT key, n FROM log ORDER BY seq"):
+        found[key].append(n)
+    return found
+
+
+async def count(site: Site) -> int:
+    return int((await site.query("SELECT count(*) FROM log"))[0])
+
+
+def expected(keys: int, numbers: int) -> dict[str, list[int]]:
+    return {f"k{k}": list(range(numbers)) for k in range(keys)}
+
+
+async def done(site: Site, number: int) -> bool:
+    return await count(site) == number
+
+
+async def test_a_process_that_dies_before_its_position_is_committed_leaves_nothing_to_do_twice(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(self: MemorySubscriber, positions: object) -> None:
+        raise BusUnavailable("the process is about to die")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MemorySubscriber, "commit", refuse)
+        first = await site.start(Handler("first").module)
+        site.bus.append(messages(5, 20))
+        await until(lambda: done(site, 100))
+        await first.stop()
+    assert sum(site.bus.positions.values()) == 0
+    second = Handler("second")
+    await site.start(second.module)
+    await until(lambda: sum(site.bus.positions.values()) == 100)
+    assert second.calls == 0
+    assert await handled(site) == expected(5, 20)
+
+
+async def test_a_process_that_dies_in_mid_batch_leaves_the_whole_batch_to_the_next(site: Site) -> None:
+    first = Handler("first")
+    first.go_on.clear()
+    process = await site.start(first.module, EVENTS_DRAIN="100ms")
+    site.bus.append(messages(1, 20))
+    await asyncio.wait_for(first.waiting.wait(), 5)
+    await process.stop()
+    assert await count(site) == 0
+    await site.start(Handler("second").module)
+    await until(lambda: done(site, 20))
+    assert await handled(site) == expected(1, 20)
+    assert set(await site.query("SELECT who FROM log")) == {"second"}
+
+
+async def test_a_stop_lets_the_batch_that_is_under_way_finish(site: Site) -> None:
+    handler = Handler()
+    handler.go_on.clear()
+    process = await site.start(handler.module)
+    site.bus.append(messages(1, 10))
+    await asyncio.wait_for(handler.waiting.wait(), 5)
+    stopping = asyncio.create_task(process.stop())
+    await asyncio.sleep(0.2)
+    site.bus.append(messages(1, 10))
+    handler.go_on.set()
+    await stopping
+    assert await handled(site) == expected(1, 10)
+    assert sum(site.bus.positions.values()) == 10
+
+
+async def test_a_paused_process_that_wakes_up_after_its_partition_went_to_another_changes_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its transaction stands open with the partition's lock, until the server cuts it for standing still."""
+    monkeypatch.setattr(lane, "_IDLE_MARGIN", -29.0)  # of 30 s for the handler: cut after one
+    zombie, other = Handler("zombie"), Handler("other")
+    zombie.go_on.clear()
+    await site.start(zombie.module)
+    site.bus.append(messages(1, 10))
+    await asyncio.wait_for(zombie.waiting.wait(), 5)
+    (paused,) = site.bus.members
+    monkeypatch.setattr(MemoryBus, "share", _nothing)
+    await site.start(other.module)
+    await until(lambda: len(site.bus.members) == 2)
+    # The bus has waited for it long enough; it does not know.
+    every, paused.owned = paused.owned, frozenset()
+    (member,) = (member for member in site.bus.members if member is not paused)
+    member.owned = every
+    await member.on_change(every)
+    await until(lambda: done(site, 10), 20)
+    zombie.go_on.set()
+    site.bus.append(messages(1, 10))
+    await until(lambda: done(site, 20), 20)
+    await asyncio.sleep(0.5)
+    assert await handled(site) == {"k0": [*range(10), *range(10)]}
+    assert set(await site.query("SELECT who FROM log")) == {"other"}
+
+
+async def _nothing(_: object) -> None: ...
+
+
+async def test_two_that_handle_the_same_partition_at_once_do_everything_once(site: Site) -> None:
+    """The bus gives the partitions to both, as it may for a while when one is cut off."""
+    both = [Handler("a"), Handler("b")]
+    for handler in both:
+        await site.start(handler.module, EVENTS_BATCH="7")
+    every = frozenset(("taking.thing", n) for n in range(4))
+    for member in site.bus.members:
+        member.owned = every
+        await member.on_change(every)
+    site.bus.append(messages(6, 50))
+    await until(lambda: done(site, 300), 30)
+    assert await handled(site) == expected(6, 50)
+    assert all(handler.calls for handler in both)
+
+
+async def test_partitions_change_hands_in_the_middle_of_batches(site: Site) -> None:
+    """Processes come and go while thousands of events come in."""
+    keys, numbers = 20, 100
+    running: list[Process] = [await site.start(Handler("0").module, EVENTS_BATCH="20")]
+
+    async def feed() -> None:
+        for message in messages(keys, numbers):
+            site.bus.append([message])
+            await asyncio.sleep(0.0005)
+
+    feeding = asyncio.create_task(feed())
+    for number in range(1, 5):
+        await asyncio.sleep(0.3)
+        running.append(await site.start(Handler(str(number)).module, EVENTS_BATCH="20"))
+        await asyncio.sleep(0.3)
+        await running.pop(0).stop()
+    await feeding
+    await until(lambda: done(site, keys * numbers), 30)
+    await asyncio.sleep(0.3)
+    assert await handled(site) == expected(keys, numbers)
+    assert len(set(await site.query("SELECT who FROM log"))) > 1
+
+
+async def test_a_database_that_loses_every_connection_costs_nothing(site: Site) -> None:
+    handler = Handler()
+    handler.pause = 0.005
+    await site.start(handler.module, EVENTS_BATCH="20")
+    site.bus.append(messages(4, 100))
+    for _ in range(3):
+        await asyncio.sleep(0.2)
+        admin = await asyncpg.connect(site.database.admin_dsn)
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE '%_app'"
+        )
+        await admin.close()
+    await until(lambda: done(site, 400), 30)
+    assert await handled(site) == expected(4, 100)
+
+
+async def test_a_bus_that_is_away_for_a_while_costs_nothing(site: Site) -> None:
+    process = await site.start(Handler().module, EVENTS_BATCH="20")
+    site.bus.append(messages(4, 10))
+    await until(lambda: done(site, 40))
+    site.bus.away = True
+    await asyncio.sleep(0.5)
+    problem: Any = (await process.assembly.health.check())["events consumer"]
+    assert "no events come: BusUnavailable: the memory is full" in problem
+    site.bus.append(messages(4, 10))
+    site.bus.away = False
+    await until(lambda: done(site, 80))
+
+
+async def test_a_slow_handler_pauses_its_partition_alone(site: Site) -> None:
+    handler = Handler()
+    handler.go_on.clear()
+    await site.start(handler.module, EVENTS_BATCH="10", EVENTS_CONCURRENCY="1")
+    site.bus.append(messages(1, 500))
+    (member,) = site.bus.members
+    await until(lambda: member.paused)
+    read = sum(member.read.values())
+    assert read < 60
+    handler.go_on.set()
+    await until(lambda: done(site, 500), 20)
+    assert await handled(site) == expected(1, 500)
+    await until(lambda: sum(site.bus.positions.values()) == 500)

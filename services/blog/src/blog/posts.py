@@ -6,6 +6,7 @@ from uuid import UUID
 from sqlalchemy import select
 
 from blog.app import module
+from blog.events import PostCreated, PostDeleted, PostPublished, PostUpdated
 from blog.generated import Permissions, Routes
 from blog.models import PostFilter, PostIn, PostOut
 from blog.tables import Post, Status
@@ -60,13 +61,16 @@ async def read(post: Post) -> Out[PostOut]:
 @module.handle(Routes.CREATE_POST, status=201)
 async def create(new: PostIn, user: User, db: Db) -> Out[PostOut]:
     """A new draft."""
-    return await db.add(Post(**new.model_dump(), author_id=user.id))
+    post = await db.add(Post(**new.model_dump(), author_id=user.id))
+    await db.emit(PostCreated.model_validate(post))
+    return post
 
 
 @module.handle(Routes.UPDATE_POST, resource=load)
-async def update(post: Post, changed: PostIn) -> Out[PostOut]:
+async def update(post: Post, changed: PostIn, db: Db) -> Out[PostOut]:
     """Replace what the author wrote; the status stays."""
     post.assign(changed)
+    await db.emit(PostUpdated.model_validate(post))
     return post
 
 
@@ -74,20 +78,23 @@ async def update(post: Post, changed: PostIn) -> Out[PostOut]:
 async def delete(post: Post, db: Db) -> None:
     """Delete a post with its comments."""
     await db.delete(post)
+    await db.emit(PostDeleted.model_validate(post))
 
 
 @module.handle(Routes.PUBLISH_POST, resource=load)
-async def publish(post: Post) -> Out[PostOut]:
+async def publish(post: Post, db: Db) -> Out[PostOut]:
     """Show a draft to everybody."""
     _move(post, Status.DRAFT, Status.PUBLISHED)
     post.published_at = datetime.now(UTC)
+    await db.emit(PostPublished.model_validate(post))
     return post
 
 
 @module.handle(Routes.ARCHIVE_POST, resource=load)
-async def archive(post: Post) -> Out[PostOut]:
+async def archive(post: Post, db: Db) -> Out[PostOut]:
     """Take a published post out of sight."""
     _move(post, Status.PUBLISHED, Status.ARCHIVED)
+    await db.emit(PostUpdated.model_validate(post))
     return post
 
 

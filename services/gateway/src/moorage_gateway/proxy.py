@@ -84,12 +84,17 @@ class Exchange:
         return self.error.rule if self.error is not None else None
 
     @property
-    def route(self) -> str:
-        """The label of bounded cardinality: the rule's path, or the module where that decides itself."""
+    def template(self) -> str | None:
+        """The rule's path; ``None``: none matched, or the module decides itself."""
         if self.decision is not None:
             return self.decision.route_template
-        if self.error is not None and self.error.route is not None:
-            return self.error.route
+        return self.error.route if self.error is not None else None
+
+    @property
+    def route(self) -> str:
+        """The label of bounded cardinality: the rule's path, or the module where that decides itself."""
+        if self.template is not None:
+            return self.template
         if self.target is not None and self.target.guard is None:
             return self.target.key
         return UNMATCHED
@@ -168,7 +173,7 @@ class Proxy:
         facts, error, target = exchange.facts, exchange.error, exchange.target
         took = time.perf_counter() - exchange.began
         code = error.code if error else None
-        served(span, facts, exchange.route, status, code)
+        served(span, facts, exchange.template or UNMATCHED, status, code)
         self._metrics.answered(facts.method, exchange.route, status, took, code, facts.trace)
         fields: dict[str, object] = {
             "method": facts.method,

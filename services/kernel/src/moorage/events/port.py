@@ -156,6 +156,7 @@ class EventsPort:
             self._meters,
             connect=link.connect,
             options=options,
+            tracer=self.assembly.tracer,
         )
         self.assembly.health.register("events relay", relay.ping, required=False)
         task = asyncio.create_task(relay.run(), name="events relay")

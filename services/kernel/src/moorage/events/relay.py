@@ -21,6 +21,8 @@ from moorage.events.bus import BusUnavailable, Message, Publisher
 from moorage.events.cloudevents import CONTENT_TYPE
 from moorage.events.lease import Lease
 from moorage.events.meters import Meters
+from moorage.tracing import Tracer
+from moorage.tracing.messages import publishing
 
 log = structlog.get_logger("moorage.events")
 
@@ -65,6 +67,7 @@ class Relay:
         *,
         connect: Connect,
         options: RelayOptions,
+        tracer: Tracer,
     ) -> None:
         self._engine = engine
         self._publisher = publisher
@@ -72,6 +75,7 @@ class Relay:
         self._meters = meters
         self._connect = connect
         self._options = options
+        self._tracer = tracer
         self._lease = Lease(engine, "relay", seconds=options.lease)
         self._listener: Any = None
         self._counted = 0.0
@@ -158,7 +162,10 @@ class Relay:
         rows = await self._rows()
         if not rows:
             return 0
-        await self._publisher.publish([_message(row) for row in rows])
+        messages = [_message(row) for row in rows]
+        parents = (message.headers.get("traceparent") for message in messages)
+        with publishing(self._tracer, parents, count=len(messages)):
+            await self._publisher.publish(messages)
         async with self._engine.begin() as connection:
             answer = await connection.exec_driver_sql(
                 _DELETE, (self._lease.name, self._lease.token or 0, [row[0] for row in rows])

@@ -236,11 +236,6 @@ class _Attempts:
                 self._permit.dropped()  # unless it was told already
 
     async def _tries(self) -> Answer:
-        if self._left() <= 0:
-            # The timeout would only strike at the next wait.
-            raise _Failed(
-                UpstreamTimeout(self._target.key, "no time was left to call it"), "timeout", again=False
-            )
         attempt = 0
         while True:
             try:
@@ -267,6 +262,7 @@ class _Attempts:
         target = self._target
         try:
             async with target.bulkhead.place():
+                self._check_time()
                 self._permit = permit = target.breaker.admit()
                 self._began = asyncio.get_running_loop().time()
                 answer = await self._exchanged(permit, attempt)
@@ -315,6 +311,12 @@ class _Attempts:
         had = asyncio.get_running_loop().time() - self._began
         if had >= min(self._caller.settings.connect_timeout, self._caller.settings.timeout):
             self._permit.failed()
+
+    def _check_time(self) -> None:
+        """The timeout strikes at the next wait only; what cannot come back in time should not be sent."""
+        if self._left() <= 0:
+            error = UpstreamTimeout(self._target.key, "no time was left to call it")
+            raise _Failed(error, "timeout", again=False)
 
     def _left(self) -> float:
         return self._deadline - asyncio.get_running_loop().time()

@@ -85,6 +85,10 @@ CREATE TABLE moorage_bus.lease (
 ) WITH (fillfactor = 50);
 CREATE INDEX lease_topic ON moorage_bus.lease (topic, partition);
 
+-- Else a temporary table of anybody's with a column of such a type would stand in the way of a later version.
+REVOKE ALL ON TYPE moorage_bus.principal, moorage_bus.topic, moorage_bus.partition, moorage_bus.event,
+    moorage_bus.subscription, moorage_bus.member, moorage_bus.lease FROM PUBLIC;
+
 -- functions
 
 CREATE OR REPLACE FUNCTION moorage_bus._caller() RETURNS integer

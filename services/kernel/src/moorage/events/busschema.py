@@ -31,6 +31,8 @@ API: Final[Mapping[str, str]] = {
 """The functions that app roles may call, and their arguments."""
 CORE: Final = "platform"
 """First word of the types that belong to the core services, and that every namespace may subscribe to."""
+_PINNED: Final = "SET LOCAL search_path = pg_catalog, pg_temp"
+"""First in every transaction: an operator in ``public`` would else run with the rights of the administrator."""
 _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('moorage:moorage_bus', 0))"
 
 
@@ -63,7 +65,7 @@ class Access:
 
 async def installed(connection: Any) -> bool:
     """Whether there is a bus in this database; one query, and no right is needed."""
-    return bool(await connection.fetchval("SELECT true FROM pg_namespace WHERE nspname = $1", SCHEMA))
+    return bool(await connection.fetchval("SELECT pg_catalog.to_regnamespace('moorage_bus') IS NOT NULL"))
 
 
 async def ensure_bus(connection: Any, owner_role: str) -> bool:
@@ -74,16 +76,17 @@ async def ensure_bus(connection: Any, owner_role: str) -> bool:
     Raises:
         ForeignBusError: there is such a schema, and another role owns it.
     """
-    if await _version(connection, owner_role) >= VERSION:
-        return False
     async with connection.transaction():
+        await connection.execute(_PINNED)
+        if await _version(connection, owner_role) >= VERSION:
+            return False
         await connection.execute(_LOCK)
         version = await _version(connection, owner_role)
         if version >= VERSION:
             return False
         if version < 0:
             await connection.execute(f'CREATE SCHEMA moorage_bus AUTHORIZATION "{owner_role}"')
-        await _become(connection, owner_role)
+        await connection.execute(f'SET LOCAL ROLE "{owner_role}"')
         steps, functions = read_sql()
         for number, script in steps:
             if number > version:
@@ -118,13 +121,7 @@ async def converge_access(connection: Any, access: Access) -> None:
         if not published and not read:
             await _forget(connection, access.role)
             return
-        me = await connection.fetchval(
-            "INSERT INTO moorage_bus.principal (role, namespace, module) VALUES ($1, $2, $3) "
-            "ON CONFLICT (namespace, module) DO UPDATE SET role = excluded.role RETURNING id",
-            access.role,
-            access.namespace,
-            access.module,
-        )
+        me = await _register(connection, access)
         owned = [await _claim(connection, access, me, topic, type_) for topic, type_ in published.items()]
         await connection.execute(
             "UPDATE moorage_bus.topic SET owner = NULL WHERE owner = $1 AND id <> ALL ($2::integer[])",
@@ -177,16 +174,14 @@ async def _version(connection: Any, owner_role: str) -> int:
 
 async def _as_owner(connection: Any) -> None:
     """For the rest of the transaction: alone, and as the owner of the schema."""
+    await connection.execute(_PINNED)
     await connection.execute(_LOCK)
     owner = await connection.fetchval(
         "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = $1", SCHEMA
     )
-    await _become(connection, owner)
-
-
-async def _become(connection: Any, owner: str) -> None:
-    """For the rest of the transaction; nothing of another schema is found by a name that is the same."""
-    await connection.execute(f'SET LOCAL ROLE "{owner}"; SET LOCAL search_path = pg_catalog, pg_temp')
+    await connection.execute(f'SET LOCAL ROLE "{owner}"')
+    # A module may hold a lock of its own rows as long as it likes; nobody else should wait for it.
+    await connection.execute("SET LOCAL lock_timeout = '5s'")
 
 
 def _topics(types: Iterable[str]) -> dict[str, str]:
@@ -197,39 +192,59 @@ def _topics(types: Iterable[str]) -> dict[str, str]:
 async def _topic(connection: Any, access: Access, topic: str) -> int:
     """The topic's id; it is made if it is missing."""
     home = access.home(topic)
-    made = await connection.fetchval(
-        "INSERT INTO moorage_bus.topic (namespace, name, partitions) VALUES ($1, $2, $3) "
-        "ON CONFLICT DO NOTHING RETURNING id",
-        home,
-        topic,
-        access.partitions,
+    found = await connection.fetchval(
+        "SELECT id FROM moorage_bus.topic WHERE namespace = $1 AND name = $2", home, topic
     )
-    if made is None:
-        return int(
-            await connection.fetchval(
-                "SELECT id FROM moorage_bus.topic WHERE namespace = $1 AND name = $2", home, topic
-            )
+    if found is None:
+        found = await connection.fetchval(
+            "INSERT INTO moorage_bus.topic (namespace, name, partitions) VALUES ($1, $2, $3) RETURNING id",
+            home,
+            topic,
+            access.partitions,
         )
-    await connection.execute(
-        "INSERT INTO moorage_bus.partition (topic, number) SELECT $1, generate_series(0, $2::integer - 1)",
-        made,
-        access.partitions,
+        await connection.execute(
+            "INSERT INTO moorage_bus.partition (topic, number) SELECT $1, generate_series(0, $2::integer - 1)",
+            found,
+            access.partitions,
+        )
+    return int(found)
+
+
+async def _register(connection: Any, access: Access) -> int:
+    """The Module's number. What is right is not written again: its processes may hold the row's lock."""
+    found = await connection.fetchrow(
+        "SELECT id, role FROM moorage_bus.principal WHERE namespace = $1 AND module = $2",
+        access.namespace,
+        access.module,
     )
-    return int(made)
+    if found is not None and found["role"] == access.role:
+        return int(found["id"])
+    return int(
+        await connection.fetchval(
+            "INSERT INTO moorage_bus.principal (role, namespace, module) VALUES ($1, $2, $3) "
+            "ON CONFLICT (namespace, module) DO UPDATE SET role = excluded.role RETURNING id",
+            access.role,
+            access.namespace,
+            access.module,
+        )
+    )
 
 
 async def _claim(connection: Any, access: Access, me: int, topic: str, type_: str) -> int:
     found = await _topic(connection, access, topic)
-    owner = await connection.fetchrow(
-        "UPDATE moorage_bus.topic t SET owner = coalesce(t.owner, $2) WHERE id = $1 "
-        "RETURNING owner, (SELECT namespace || '/' || module FROM moorage_bus.principal WHERE id = t.owner) AS name",
-        found,
-        me,
+    await connection.execute(
+        "UPDATE moorage_bus.topic SET owner = $2 WHERE id = $1 AND owner IS NULL", found, me
     )
-    if owner["owner"] != me:
+    owner = await connection.fetchrow(
+        "SELECT p.id, p.namespace, p.module FROM moorage_bus.topic x "
+        "JOIN moorage_bus.principal p ON p.id = x.owner WHERE x.id = $1",
+        found,
+    )
+    if owner["id"] != me:
         raise TopicTakenError(
-            f"events.publishes: {type_} is of the topic {topic}, which belongs to Module {owner['name']}: it published "
-            f"a type in it first; give the type another name, such as {access.module}.{type_}, or delete that Module"
+            f"events.publishes: {type_} is of the topic {topic}, which belongs to Module "
+            f"{owner['namespace']}/{owner['module']}: it published a type in it first; give the type another name, "
+            f"such as {access.module}.{type_}, or delete that Module"
         )
     return found
 

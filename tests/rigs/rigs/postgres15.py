@@ -58,6 +58,7 @@ def running() -> Iterator[Server]:
             )
         try:
             wait_for_port(server.port, process, server.log)
+            _wait_until_ready(server)  # it listens before it has recovered
             yield server
         finally:
             process.send_signal(2)  # a fast shutdown: sessions are cut
@@ -75,6 +76,17 @@ def _initialise(folder: Path, password: str) -> None:
     )
     if done.returncode:
         raise RigUnavailable(f"initdb of PostgreSQL 15 failed: {(done.stderr or done.stdout)[-1000:]}")
+
+
+def _wait_until_ready(server: Server) -> None:
+    command = [str(BINARIES / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(server.port)]
+    deadline = time.monotonic() + _PATIENCE
+    while subprocess.run(command, check=False).returncode:
+        if time.monotonic() > deadline:
+            raise RigUnavailable(
+                f"PostgreSQL 15 is not ready: {server.log.read_text(errors='replace')[-1000:]}"
+            )
+        time.sleep(0.05)
 
 
 def as_account(account: str, command: list[str]) -> list[str]:

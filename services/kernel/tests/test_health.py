@@ -63,3 +63,61 @@ async def test_pings_are_asked_together_and_once_a_second_at_most() -> None:
     for _ in range(5):
         await health.ready()
     assert asked == 3
+
+
+async def test_a_dependency_has_a_state_since_when_and_its_last_error() -> None:
+    problem = ""
+
+    async def database() -> None:
+        if problem:
+            raise ConnectionError(problem)
+
+    health = Health(started=True)
+    health.waiting("database", "refused")
+    assert health.dependencies["database"].state == "waiting"
+    health.register("database", database)
+    await health.check()
+    known = health.dependencies["database"]
+    assert (known.state, known.error, known.last_error) == ("ok", "", "refused")
+    since = known.since
+    problem = "no route to postgresql://u:hunter2@h/d"
+    health._last = (0.0, {})
+    await health.check()
+    assert known.state == "failed"
+    assert known.since >= since
+    assert known.last_error == "ConnectionError: no route to postgresql://u:***@h/d", "it is shown to others"
+    failed_at = known.since
+    health._last = (0.0, {})
+    await health.check()
+    assert known.since == failed_at, "it is the time of the change"
+
+
+async def test_what_is_not_required_degrades_and_requests_still_come() -> None:
+    health = Health(started=True)
+    health.register("cache", _broken, required=False)
+    health.degraded("relay", "restarting")
+    ready, problems = await health.ready()
+    assert ready
+    assert set(problems) == {"cache", "relay"}
+    assert {known.state for known in health.dependencies.values()} == {"degraded"}
+    health.degraded("relay", "")
+    assert health.dependencies["relay"].state == "ok"
+
+
+async def test_a_dependency_may_be_added_while_others_are_asked() -> None:
+    """Ports open one after the other, and the kubelet asks meanwhile."""
+    health = Health()
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        asked.set()
+        await answer.wait()
+
+    async def quick() -> None: ...
+
+    health.register("slow", slow)
+    checking = asyncio.create_task(health.check())
+    await asked.wait()
+    health.register("quick", quick)
+    answer.set()
+    assert await checking == {"slow": ""}

@@ -153,7 +153,11 @@ def _identity(record: logging.LogRecord) -> tuple[Any, ...]:
         event = record.msg
         fields = tuple(str(value) for name, value in event.items() if name not in _NOT_COMPARED)
         return (record.name, record.levelno, str(event.get("event")), fields)
-    return (record.name, record.levelno, str(record.msg), str(record.args))
+    try:
+        message = record.getMessage()
+    except Exception:  # noqa: BLE001 - arguments that do not fit; the handler will say so
+        message = str(record.msg)
+    return (record.name, record.levelno, message)
 
 
 def _service(service: str, version: str) -> Processor:
@@ -228,4 +232,4 @@ def _escaped(found: re.Match[str]) -> str:
 
 def _traceback(stream: TextIO, exc_info: ExcInfo) -> None:
     lines = "".join(traceback.format_exception(*exc_info, limit=-_MAX_FRAMES))
-    stream.write(_CONTROLS_BUT_LINES.sub(_escaped, redaction.text(lines, _MAX_TRACEBACK)).rstrip("\n"))
+    stream.write("\n" + _CONTROLS_BUT_LINES.sub(_escaped, redaction.text(lines, _MAX_TRACEBACK)).rstrip("\n"))

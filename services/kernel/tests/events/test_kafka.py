@@ -259,6 +259,8 @@ class TestOutage:
                     await one.publish([message("k0", 100)])
                 with pytest.raises(BusUnavailable):
                     await one.ping()
+                with pytest.raises(BusUnavailable, match=broker.bootstrap):
+                    await reader.fetch(10, 8.0)
                 await asyncio.to_thread(broker.start)
                 async with asyncio.timeout(30):
                     while True:

@@ -62,6 +62,8 @@ class _Producer(AIOKafkaProducer):  # type: ignore[misc]  # untyped
         gone = KafkaError("the producer was given up")
         task = self._sender.sender_task
         if task is not None:
+            task.remove_done_callback(self._sender._fail_all)
+            task.add_done_callback(noticed)
             task.cancel()
         self._message_accumulator.fail_all(gone)
         await self.client.close()

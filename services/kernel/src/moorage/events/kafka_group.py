@@ -39,6 +39,8 @@ _FETCH: Final = 512 * 1024
 _AHEAD: Final = 1024 * 1024
 _AHEAD_MESSAGES: Final = 2000
 """What is read ahead of one partition before its fetching pauses: bytes, messages."""
+_LOOK_EVERY: Final = 3.0
+"""Seconds without a message after which is looked whether a broker is there at all."""
 _REBALANCE: Final = 30.0
 """Seconds in which every member has to let go of its partitions when the group changes."""
 
@@ -98,6 +100,7 @@ class KafkaSubscriber(ConsumerRebalanceListener):  # type: ignore[misc]  # untyp
         self._closing = asyncio.Event()
         self._news = asyncio.Event()
         self._pause = Pause()
+        self._away = False
         self._owned: frozenset[Partition] = frozenset()
         self._told: frozenset[Partition] = frozenset()
         self._leaving = False
@@ -131,6 +134,8 @@ class KafkaSubscriber(ConsumerRebalanceListener):  # type: ignore[misc]  # untyp
             try:
                 await asyncio.wait_for(self._news.wait(), left)
             except TimeoutError:
+                if self._away:
+                    raise BusUnavailable(f"Kafka: no broker of {self._settings.brokers} answers") from None
                 return self._take(limit)
 
     async def commit(self, positions: Mapping[Partition, int]) -> None:
@@ -143,8 +148,8 @@ class KafkaSubscriber(ConsumerRebalanceListener):  # type: ignore[misc]  # untyp
                 async with asyncio.timeout(self._settings.timeout):
                     await consumer.commit({self._place(place): position for place, position in ours.items()})
             except (CommitFailedError, IllegalStateError):
-                # The generation is over: the broker took nothing of it. What was read ahead is later than what is undone
-                # now, and must not be handled before it: nothing of it is given until the group has shared out anew.
+                # The generation is over: the broker took nothing of it. What was read ahead is later than what
+                # is undone now, and must not be handled before it: give nothing until all is shared out anew.
                 lost |= ours.keys()
                 self._owned -= ours.keys()
             except (KafkaError, OSError, TimeoutError) as exc:
@@ -212,7 +217,9 @@ class KafkaSubscriber(ConsumerRebalanceListener):  # type: ignore[misc]  # untyp
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         """Read ahead of `fetch`, for ever; ends with the error of a consumer that is of no use any more."""
         while True:
-            found = await consumer.getmany(timeout_ms=1000)
+            found = await consumer.getmany(timeout_ms=milliseconds(_LOOK_EVERY))
+            # aiokafka waits for a broker that is away without a word. An error that it cannot bear ends the reader.
+            self._away = not found and not await consumer._client.force_metadata_update()
             for at, records in found.items():
                 place = self._topics[at.topic], at.partition
                 ahead = self._ahead.setdefault(place, _Ahead())

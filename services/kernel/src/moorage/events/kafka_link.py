@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import ssl
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from moorage.config.settings import Kafka
 from moorage.events.bus import BusUnavailable
 
 log = structlog.get_logger("moorage.events")
+# It logs every attempt that fails, ten in a second; whoever uses the bus says once that it is away, and why.
+logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 STOP: Final = 5.0
 """Seconds in which a connection has to end by itself."""

@@ -81,8 +81,9 @@ class Health:
         """The problem of each dependency; empty texts for those that are well. A second old at most."""
         checked, problems = self._last
         if time.monotonic() - checked > _FRESH:
-            answers = await asyncio.gather(*(_ask(ping) for ping in self._pings.values()))
-            problems = dict(zip(self._pings, answers, strict=True))
+            asked = dict(self._pings)  # a port that opens meanwhile adds its own
+            answers = await asyncio.gather(*(_ask(ping) for ping in asked.values()))
+            problems = dict(zip(asked, answers, strict=True))
             self._last = (time.monotonic(), problems)
         found = {**problems, **self._degraded, **self._waiting}
         for name, problem in found.items():

@@ -49,5 +49,6 @@ def test_the_commands_options_are_those_of_the_page(page) -> None:
         "--status",
         "--dry-run",
         "--sql",
+        "--lint",
     ]
-    assert {"--status", "--dry-run", "--sql"} <= options
+    assert {"--status", "--dry-run", "--sql", "--lint"} <= options

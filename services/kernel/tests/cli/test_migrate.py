@@ -76,6 +76,38 @@ async def test_a_dry_run_shows_what_would_be_done_and_does_not_do_it(shop: Path,
     assert "pending: 1" in output
 
 
+DANGEROUS = """
+from alembic import op
+import sqlalchemy as sa
+from moorage.migrations import standard_columns, tenanted
+revision = "0002"
+down_revision = "0001"
+{top}
+def upgrade():
+    op.create_table("parcel", sa.Column("name", sa.String()), *standard_columns())
+    tenanted("parcel")
+    op.create_index("ix_parcel", "parcel", ["name"])
+    op.drop_column("item", "id")
+    op.create_index("ix_item", "item", ["id"])
+"""
+
+
+async def test_the_linter_names_what_would_stop_or_break_a_running_app(shop: Path) -> None:
+    (shop / "0002_second.py").write_text(DANGEROUS.format(top=""))
+    code, output = await invoke("--lint", "-o", "json", dsn=None)
+    found = [(event["migration"], event["rule"]) for event in events(output)]
+    assert (code, found) == (1, [("0002", "ban-drop-column"), ("0002", "require-concurrent-index-creation")])
+    allowed = 'lint_ignore = ("ban-drop-column", "require-concurrent-index-creation")'
+    (shop / "0002_second.py").write_text(DANGEROUS.format(top=allowed))
+    assert await invoke("--lint", dsn=None) == (0, "")
+
+
+async def test_sql_needs_no_database(shop: Path) -> None:
+    code, output = await invoke("--sql", dsn=None)
+    assert code == 0
+    assert "CREATE TABLE item" in output
+
+
 async def test_a_failure_is_left_where_kubelet_looks(
     shop: Path, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 
 from moorage import importing
@@ -34,6 +35,9 @@ _LONGEST_PAUSE: Final = 5.0
     help="Run what is pending in one transaction, show statements and locks, and roll back.",
 )
 @click.option("--sql", is_flag=True, help="Print all migrations as SQL; needs no database.")
+@click.option(
+    "--lint", is_flag=True, help="Name what would stop or break a running app; needs squawk, no database."
+)
 @click.option("--wait", type=float, default=60.0, show_default=True, help="Seconds to wait for the database.")
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Form of the output."
@@ -44,6 +48,7 @@ def migrate(
     show_status: bool,
     dry_run: bool,
     sql: bool,
+    lint: bool,
     wait: float,
     output: str,
     overrides: tuple[str, ...],
@@ -58,10 +63,14 @@ def migrate(
     package = app.partition(":")[0].partition(".")[0]
     importing.search(Path.cwd())
     try:
-        migrator = _migrator(package, load(overrides=overrides, only_own=True), output)
-        if sql:
-            migrator.sql(sys.stdout)
+        settings = load(overrides=overrides, only_own=True)
+        if sql or lint:
+            offline = Migrator(package, SecretStr(""), Options(schema=settings.database.schema_))
+            if lint:
+                sys.exit(_show_remarks(offline, output))
+            offline.sql(sys.stdout)
             return
+        migrator = _migrator(package, settings, output)
         work = migrator.status if show_status else migrator.rehearse if dry_run else migrator.upgrade
         status = asyncio.run(_patiently(work, wait, migrator.report))
     except (MigrationError, ConfigError, SQLAlchemyError) as error:
@@ -136,6 +145,16 @@ def _show(status: Status, output: str) -> None:
     )
     for migration in status.pending:
         click.echo(f"  {migration.revision}  {migration.title}")
+
+
+def _show_remarks(migrator: Migrator, output: str) -> int:
+    """Show what the linter says; returns the exit code: 1 if it says anything."""
+    from moorage.database.linting import lint
+
+    remarks = lint(migrator)
+    for remark in remarks:
+        click.echo(json.dumps({"event": "remark", **asdict(remark)}) if output == "json" else str(remark))
+    return 1 if remarks else 0
 
 
 def _leave_message(message: str) -> None:

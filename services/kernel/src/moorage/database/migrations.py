@@ -29,7 +29,7 @@ from alembic.config import Config
 from alembic.operations import Operations
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 from pydantic import SecretStr
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -46,6 +46,7 @@ from moorage.database.running import (
     Running,
     drop_invalid_indexes,
 )
+from moorage.events import schemas
 
 __all__ = [
     "RECORD_TABLE",
@@ -131,9 +132,22 @@ class Migrator:
         with explained():
             async with self._connection() as connection, self._lock(connection):
                 await platform.converge(connection)
+                await self._refuse_breaking_events(connection)
                 await connection.run_sync(self._upgrade, script)
+                await schemas.store(connection, self.package)
                 await self._record(connection, script.get_current_head())
                 return await connection.run_sync(self._status, script)
+
+    async def _refuse_breaking_events(self, connection: AsyncConnection) -> None:
+        """Before anything else, so that what was deployed goes on as it was."""
+        try:
+            broken = await schemas.refused(connection, self.package)
+        except schemas.SchemasUnreadable as error:
+            raise MigrationError(str(error)) from None
+        if broken:
+            raise MigrationError(
+                "this version emits events that others could not read any more: " + "\n".join(broken)
+            )
 
     async def rehearse(self) -> Status:
         """Run what is pending in one transaction and roll it back; the reports have statements and locks.
@@ -172,6 +186,10 @@ class Migrator:
                 out.write(f"SET search_path = {_quoted(self.options.schema)};\n\n")
             out.write(f"BEGIN;\n\n{platform.script()}\nCOMMIT;\n\n")
             environment.run_migrations()
+
+    def scripts(self) -> list[Script]:
+        """Alembic's scripts, in the order in which they run."""
+        return list(reversed(list(self._script().walk_revisions())))
 
     # -- the scripts
 

@@ -28,7 +28,7 @@ log = structlog.get_logger("moorage.events")
 
 _READ: Final = "SELECT seq, topic, key, event FROM moorage_outbox ORDER BY seq LIMIT $1"
 _DELETE: Final = f"DELETE FROM moorage_outbox WHERE seq = ANY ($3::bigint[]) AND {Lease.FENCE}"  # noqa: S608 - constants
-_COUNT: Final = "SELECT count(*) FROM (SELECT FROM moorage_outbox LIMIT $1) AS some"
+_COUNT: Final = "SELECT count(*) FROM (SELECT FROM moorage_outbox LIMIT $1) AS counted"
 _COUNTED: Final = 100_000
 """Rows that are counted at most, for the gauge: a long outbox should not cost more the longer it gets."""
 _COUNT_EVERY: Final = 10.0

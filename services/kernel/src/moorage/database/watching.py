@@ -16,7 +16,11 @@ Observe = Callable[[str, float], None]
 """Called with the kind of a statement (``select``) and its seconds."""
 
 _KINDS: Final = frozenset({"select", "insert", "update", "delete", "with"})
-_TARGET: Final = re.compile(r'\b(?:from|into|update|join)\s+(?:only\s+)?"?([A-Za-z_][\w$]*)"?', re.IGNORECASE)
+_NAME: Final = r'(?:only\s+)?"?([A-Za-z_][\w$]*)(?![\w$])"?'
+_TARGET: Final = re.compile(
+    rf"\b(?:(?:into|update)\s+{_NAME}|(?:from|join)\s+{_NAME}(?!\s*\())", re.IGNORECASE
+)
+"""The first table of a statement; what is followed by a parenthesis after ``FROM`` is a function."""
 _BEGAN: Final = "moorage_began"
 _SPAN: Final = "moorage_span"
 _BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -66,7 +70,7 @@ def trace_statements(engine: AsyncEngine, tracer: Tracer, *, schema: str | None)
 
     def before(connection: Connection, cursor: object, statement: str, *_: object) -> None:
         found = _TARGET.search(statement)
-        kind, table = kind_of(statement).upper(), found[1] if found else None
+        kind, table = kind_of(statement).upper(), found[1] or found[2] if found else None
         attributes: dict[str, Any] = {"db.system.name": "postgresql", "db.operation.name": kind}
         if table is not None:
             attributes["db.collection.name"] = table

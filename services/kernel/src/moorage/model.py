@@ -16,9 +16,12 @@ where the handler really makes one.
 
 
 class Model(BaseModel):
-    """A JSON object in a request or an answer: snake_case, unknown fields refused, made from rows as well."""
+    """A JSON object in a request or an answer: snake_case, unknown fields refused, made from rows as well.
 
-    model_config = ConfigDict(extra="forbid", from_attributes=True, ser_json_timedelta="float")
+    A body has to have the very types that the schema says: ``"5"`` is no number there.
+    """
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
 
 
 class Query(Model):

@@ -18,6 +18,7 @@ from moorage.module import DeclarationError, Handler
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 EVENTS: Final = "text/event-stream"
+ANY: Final = "*/*"
 BYTES: Final = "application/octet-stream"
 
 
@@ -75,7 +76,7 @@ def answering(handler: Handler, returns: object) -> Answer:
     status = handler.status or 200
     piece = _declared(streams.pieces_of(declared))
     if declared is Stream or piece is bytes:
-        return _bytes(status)
+        return _bytes(status, BYTES if piece is bytes else ANY)
     if piece is ServerSent:
         return _events(status)
     if declared is Content or (isinstance(declared, type) and issubclass(declared, web.StreamResponse)):
@@ -118,16 +119,16 @@ def _content(status: int) -> Answer:
         headers = {"Content-Type": result.media_type, **result.headers}
         return web.Response(status=status, body=result.body, headers=headers)
 
-    return Answer(status, "*/*", make)
+    return Answer(status, ANY, make)
 
 
-def _bytes(status: int) -> Answer:
+def _bytes(status: int, media: str) -> Answer:
     async def make(context: Context, result: Any) -> web.StreamResponse:
         stream = result if isinstance(result, Stream) else Stream(result)
         headers = {"Content-Type": stream.media_type, **stream.headers}
         return await streams.send(context, web.StreamResponse(status=status, headers=headers), stream.pieces)
 
-    return Answer(status, BYTES, make, streams=True)
+    return Answer(status, media, make, streams=True)
 
 
 def _lines(adapter: TypeAdapter[Any], status: int) -> Answer:

@@ -282,7 +282,7 @@ def _body(kind: type[BaseModel]) -> Resolver:
     async def resolve(context: Context) -> object:
         content = await read_body(context)
         try:
-            return kind.model_validate_json(content)
+            return kind.model_validate_json(content, strict=True)
         except ValidationError as exc:
             raise invalid(exc, "body") from None
 

@@ -59,12 +59,13 @@ class PostgresBus:
         async with _connected(server_dsn) as server:
             await server.execute(f"CREATE DATABASE {name}")
             await server.execute(f"CREATE ROLE {name} NOLOGIN")
-            bus = cls(_with(server_dsn, path=f"/{name}"), name, through)
-            try:
-                async with _connected(bus.admin_dsn) as admin:
-                    await ensure_bus(admin, name)
-                yield bus
-            finally:
+        bus = cls(_with(server_dsn, path=f"/{name}"), name, through)
+        try:
+            async with _connected(bus.admin_dsn) as admin:
+                await ensure_bus(admin, name)
+            yield bus
+        finally:
+            async with _connected(server_dsn) as server:  # a new one: a test may have killed the server
                 await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
                 for role in (*bus._roles.values(), name):
                     await server.execute(f"DROP ROLE {role}")

@@ -146,9 +146,13 @@ class PostgresSubscriber:
     async def open(self, topics: Collection[str], on_change: OnChange) -> None:
         """Join the group; raises `BusUnavailable` if that cannot be done now."""
         self._topics, self._on_change = tuple(sorted(topics)), on_change
-        await self._link.open()
-        await self._ear.start()
-        await self._beat()
+        try:
+            await self._link.open()
+            await self._ear.start()
+            await self._beat()
+        except BaseException:
+            await self.close()
+            raise
         loops = {"beat": self._keep_beating, "settle": self._keep_settling}
         self._tasks = [asyncio.create_task(run(), name=f"moorage-bus-{name}") for name, run in loops.items()]
 
@@ -157,6 +161,7 @@ class PostgresSubscriber:
         tasks, self._tasks = self._tasks, []
         await cancel(tasks)
         self._held.clear()
+        self._told.clear()
         if tasks:
             with contextlib.suppress(BusUnavailable):
                 await self._link.fetch("SELECT moorage_bus.leave($1)", self._member)

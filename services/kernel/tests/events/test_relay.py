@@ -79,6 +79,8 @@ async def _listens(site: Site) -> bool:
 async def test_while_the_bus_is_away_events_wait_and_readiness_says_so(site: Site) -> None:
     process = await site.start(Module("things"), [TYPE])
     await until(lambda: _leads(site))
+    await until(lambda: "events_outbox_pending 0.0" in process.assembly.metrics.exposition().decode())
+    assert await _says(process, "")
     site.bus.away = True
     key = uuid4()
     await emit(process, key, *range(20))

@@ -196,9 +196,10 @@ async def test_partitions_change_hands_in_the_middle_of_batches(site: Site) -> N
     running: list[Process] = [await site.start(Handler("0").module, EVENTS_BATCH="20")]
 
     async def feed() -> None:
-        for message in messages(keys, numbers):
-            site.bus.append([message])
-            await asyncio.sleep(0.0005)
+        every = messages(keys, numbers)
+        for start in range(0, len(every), 20):
+            site.bus.append(every[start : start + 20])
+            await asyncio.sleep(0.02)
 
     feeding = asyncio.create_task(feed())
     for number in range(1, 5):

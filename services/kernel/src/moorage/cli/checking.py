@@ -6,7 +6,7 @@ from typing import Final
 
 from moorage import injection
 from moorage.cache.cache import Cache
-from moorage.cli import generated
+from moorage.cli import event_checks, generated
 from moorage.client.client import Clients
 from moorage.config.secrets import Secrets
 from moorage.database.db import Db
@@ -17,7 +17,7 @@ from moorage.importing import ImportFailed, import_module
 from moorage.metrics import Metrics
 from moorage.module import DeclarationError
 from moorage.module import Module as Code
-from moorage.scope import Scope
+from moorage.scope import Provider, Scope
 from moorage.tracing import Tracer
 from moorage_crds.manifests import ManifestSet, load
 from moorage_crds.problems import Problem, errors
@@ -80,6 +80,7 @@ def _code(folder: Path, manifests: ManifestSet, module: Module) -> Iterator[Prob
         yield _problem(module, "metadata.name", message, "give both the same name")
     yield from _bindings(manifests, module, bound)
     yield from _names(folder, manifests, module)
+    yield from event_checks.problems(folder, manifests, module, code, providers_of(code))
 
 
 def understood(folder: Path, app: str) -> tuple[Code, Mapping[str, Bound]]:
@@ -89,11 +90,19 @@ def understood(folder: Path, app: str) -> tuple[Code, Mapping[str, Bound]]:
         ImportFailed, DeclarationError
     """
     code = import_module(app, folder)
-    given = dict.fromkeys(_PORTS, _never)
+    return code, bind(code, providers_of(code))
+
+
+def providers_of(code: Code) -> dict[type, Provider]:
+    """What handlers may ask for by type: of the ports, and of the module's own; for looking at, not for calling.
+
+    Raises:
+        DeclarationError: a factory of the module's cannot work.
+    """
+    given: dict[type, Provider] = dict.fromkeys(_PORTS, _never)
     # Db is of each request alone; the others a factory of the process may need as well.
     shared: dict[type, object] = dict.fromkeys(kind for kind in _PORTS if kind is not Db)
-    own = injection.Injection(code, shared, given).given()
-    return code, bind(code, given | own)
+    return given | injection.Injection(code, shared, given).given()
 
 
 def _bindings(manifests: ManifestSet, module: Module, bound: Mapping[str, Bound]) -> Iterator[Problem]:

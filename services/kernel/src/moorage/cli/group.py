@@ -13,6 +13,7 @@ _OWN: Final = {
     "migrate": ("moorage.cli.migrate:migrate", "Bring a module's schema up to date."),
     "check": ("moorage.cli.check:check", "Hold a module's code and manifests to each other."),
     "openapi": ("moorage.cli.openapi:openapi", "Write a module's OpenAPI document."),
+    "events": ("moorage.cli.events:events", "Events that wait or failed; schemas of those that are emitted."),
     "permissions": ("moorage.cli.permissions:permissions", "Write generated.py: names of rules."),
 }
 

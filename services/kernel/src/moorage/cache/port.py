@@ -43,7 +43,7 @@ def attach(assembly: Assembly) -> None:
     names = Names(prefix(settings.moorage, assembly.name))
     computing = Computing(assembly)
     engine = Engine(
-        store=NothingStore(),
+        store=_memory(assembly) if backend == "memory" else NothingStore(),
         counts=Counts(assembly.metrics),
         run=computing.run,
         asks=asks,
@@ -61,8 +61,6 @@ def attach(assembly: Assembly) -> None:
             engine.store = store = _redis(assembly, engine.counts)
             if _wanted(assembly):
                 await store.open()
-        elif backend == "memory":
-            engine.store = _memory(assembly)
         try:
             yield
         finally:

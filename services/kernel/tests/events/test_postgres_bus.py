@@ -231,11 +231,14 @@ async def test_what_was_published_survives_a_killed_server(tmp_path: Path) -> No
             await shop.publish(messages(range(10)))
             assert server.pid is not None
             os.kill(server.pid, signal.SIGKILL)
-            with pytest.raises(BusUnavailable):
+            acknowledged = set(range(10))
+            with contextlib.suppress(BusUnavailable):  # its children may still answer for a moment
                 await shop.publish(messages([10]))
+                acknowledged.add(10)
             await server.stop()
             await server.start()
-            assert sorted(json.loads(one.body)["n"] for one in await mail.take(10, 20)) == list(range(10))
+            came = await mail.take(len(acknowledged), 20)
+            assert acknowledged <= {json.loads(one.body)["n"] for one in came} <= set(range(11))
             await shop.publish(messages([11]))
             await mail.take(1)
             await mail.close()

@@ -23,8 +23,9 @@ for package in json.loads(sys.argv[1]):
     for found in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
         names.append(found.name)
     for name in names:
-        # A `__main__` runs; migrations are scripts of Alembic; the testing kit brings its own requirements.
-        if not (name.endswith("__main__") or ".migrations." in name or name.startswith("moorage.testing")):
+        # A `__main__` runs; migrations are scripts of Alembic; the testing kit and Sentry bring their own requirements.
+        own = name.startswith(("moorage.testing", "moorage.errorbus.sentry"))
+        if not (name.endswith("__main__") or ".migrations." in name or own):
             try:
                 importlib.import_module(name)
                 imported.append(name)

@@ -348,6 +348,11 @@ def sinks_from(dsn: str | None, *, users: bool, release: str, environment: str) 
     """
     if dsn is None:
         return ()
-    from moorage.errorbus.sentry import SentrySink  # only where it is configured: 6 MiB
+    try:
+        from moorage.errorbus.sentry import SentrySink  # only where it is configured: 6 MiB
+    except ImportError:
+        raise ConfigError(
+            "errors.sentry_dsn is set, but the Sentry SDK is not installed; install moorage[sentry], or leave it unset"
+        ) from None
 
     return (SentrySink(dsn, users=users, release=release, environment=environment),)

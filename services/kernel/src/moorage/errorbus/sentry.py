@@ -3,16 +3,11 @@
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+import sentry_sdk
+from sentry_sdk.utils import BadDsn, event_from_exception
+
 from moorage import redaction
 from moorage.config.loading import ConfigError
-
-try:
-    import sentry_sdk
-    from sentry_sdk.utils import BadDsn, event_from_exception
-except ImportError:
-    raise ConfigError(
-        "errors.sentry_dsn is set, but the Sentry SDK is not installed; install moorage[sentry], or leave it unset"
-    ) from None
 
 if TYPE_CHECKING:
     from moorage.errorbus.bus import Report

@@ -33,11 +33,12 @@ _IDLE_MARGIN: Final = 5.0
 
 
 class HandlerFailed(Exception):  # noqa: N818 - says what happened
-    """A handler of a batch raised; ``index`` says which, the cause what."""
+    """A handler of a batch raised; ``index`` says which, ``cause`` what."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, cause: Exception) -> None:
         super().__init__(f"event {index} of the batch")
         self.index = index
+        self.cause = cause
 
 
 @dataclass(frozen=True)
@@ -122,28 +123,33 @@ class Lane:
 
     async def _handle(self, items: list[Item]) -> None:
         while items:
-            try:
-                await self._together(items)
-            except HandlerFailed as failed:
-                index, cause = failed.index, failed.__cause__
-                assert cause is not None
-                if len(items) == 1:
-                    await self._park(items[0], cause)
-                    return
+            failure = await self._try(items)
+            if failure is None:
+                return
+            index, cause = failure
+            if len(items) == 1:
+                await self._park(items[0], cause)
+                return
+            if index is None:
+                index = len(items) // 2
+                await self._handle(items[:index])
+                items = items[index:]
+            else:
                 await self._handle(items[:index])
                 await self._handle(items[index : index + 1])
                 items = items[index + 1 :]
-            except (Unavailable, Timeout):
-                raise
-            except Exception as cause:  # noqa: BLE001 - what the commit found, such as a deferred constraint
-                if len(items) == 1:
-                    await self._park(items[0], cause)
-                    return
-                middle = len(items) // 2
-                await self._handle(items[:middle])
-                items = items[middle:]
-            else:
-                return
+
+    async def _try(self, items: list[Item]) -> tuple[int | None, BaseException] | None:
+        """Handle *items* together; returns which failed with what, if one did (``None``: only the commit says so)."""
+        try:
+            await self._together(items)
+        except HandlerFailed as failed:
+            return failed.index, failed.cause
+        except (Unavailable, Timeout):
+            raise
+        except Exception as exc:  # noqa: BLE001 - what the commit found, such as a deferred constraint
+            return None, exc
+        return None
 
     async def _together(self, items: list[Item]) -> None:
         """All of *items* in one transaction.
@@ -182,7 +188,7 @@ class Lane:
         try:
             await self._work.handling.run(db, item, attempt=1)
         except Exception as exc:
-            raise HandlerFailed(index) from exc
+            raise HandlerFailed(index, exc) from exc
 
     async def _park(self, item: Item, cause: BaseException) -> None:
         """Note that *item* failed once: to be tried again, or given up."""

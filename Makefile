@@ -47,10 +47,10 @@ chaos: install ## Kill processes, brokers and databases under load; LONG=1 for t
 
 .PHONY: bench
 bench: install ## Every benchmark; SHORT=1 for a run that only shows that they work
-	PYTHONPATH=tests/bench:tests/rigs $(PY) -m bench $(if $(SHORT),--short)
+	PYTHONPATH=tests/bench:tests/rigs:tests/cluster $(PY) -m bench $(if $(SHORT),--short)
 
 bench-%: install ## One benchmark: bench-events, bench-up, …
-	PYTHONPATH=tests/bench:tests/rigs $(PY) -m bench $* $(if $(SHORT),--short)
+	PYTHONPATH=tests/bench:tests/rigs:tests/cluster $(PY) -m bench $* $(if $(SHORT),--short)
 
 .PHONY: lint
 lint: install ## Format check, lint, types, import contracts

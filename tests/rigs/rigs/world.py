@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -126,6 +127,8 @@ class World:
         code: folder that holds the modules' code.
         parts: the modules.
         environ: settings of every process.
+        postgres: the server's parameters; by default without fsync, because killed processes lose nothing that the
+            machine's kernel has.
     """
 
     def __init__(
@@ -136,6 +139,7 @@ class World:
         code: Path,
         parts: tuple[Part, ...],
         environ: Mapping[str, str] | None = None,
+        postgres: Mapping[str, str] = MappingProxyType({"fsync": "off"}),
     ) -> None:
         assert backend in BACKENDS
         self.folder, self.backend, self.code = folder, backend, code
@@ -144,8 +148,7 @@ class World:
         self.installation = f"w{secrets.token_hex(4)}"
         self.servers: dict[str, Server] = {}
         self.broker: kafka.Broker | None = None
-        # Killed processes lose nothing that the kernel of the machine has: fsync would only cost time.
-        self.postgres = EmbeddedPostgres(folder / "postgres", settings={"fsync": "off"}, with_parent=True)
+        self.postgres = EmbeddedPostgres(folder / "postgres", settings=postgres, with_parent=True)
         self._password = secrets.token_hex(16)
         self._ports: dict[str, tuple[int, int]] = {}
 
@@ -288,7 +291,7 @@ class World:
         rules = []
         for name, route in part.routes.items():
             method, _, path = route.partition(" ")
-            rules.append(Rule(name=name, methods=[method], path=path, auth="none", timeout_ms=30_000))
+            rules.append(Rule(name=name, methods=[method], path=path, auth="none", timeout_ms=60_000))
         document = BaseDocument(
             namespace=_NAMESPACE, module=part.name, sequence=1, issued_at="2026-01-01T00:00:00Z", rules=rules
         )

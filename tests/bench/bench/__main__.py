@@ -1,0 +1,33 @@
+"""``python -m bench [NAME…] [--short]``: run benchmarks, write their results, print their tables."""
+
+import argparse
+import asyncio
+import importlib
+import sys
+
+from bench.options import Options
+
+NAMES = ("events",)
+"""Each is a module beside this one with ``async def measure(options) -> Report``."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run what is named, or all; returns the exit status. A goal that is missed is no failure."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; none: all")
+    parser.add_argument("--short", action="store_true", help="only show that they work; nothing is written")
+    parser.add_argument("--rounds", type=int, default=None, help="of each side; default 5, short 1")
+    given = parser.parse_args(arguments)
+    if unknown := set(given.names) - set(NAMES):
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    options = Options(short=given.short, rounds=given.rounds or (1 if given.short else 5))
+    for name in given.names or NAMES:
+        report = asyncio.run(importlib.import_module(f"bench.{name}").measure(options))
+        print(report.table())
+        if not options.short:
+            print(f"written to {report.write()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -85,6 +85,7 @@ class ModuleHarness:
         self._policy_key = signing.new_key()
         self._sequence = 0
         self._policy_dir = Path()
+        self._work = Path()
         self._session: aiohttp.ClientSession
         self._running: Running
         self.database: SchemaDatabase | None = None
@@ -149,6 +150,14 @@ class ModuleHarness:
         """A client without a token."""
         return Client(self._session, self.url, {})
 
+    def set_config(self, values: Mapping[str, object]) -> None:
+        """Let ``config.yaml`` say *values*, as ``{"shop": {"per_page": 5}}``, while the module runs.
+
+        What is `Reloadable` is in force when this returns; `admin`'s ``/config`` tells what was refused.
+        """
+        (self._work / "config.yaml").write_text(json.dumps(values))  # JSON is YAML
+        self._running.assembly.live.refresh()
+
     def set_policy(self, document: BaseDocument | None = None) -> None:
         """Put a policy into force: the manifests' own, or *document* (its sequence must rise)."""
         document = document or self.compile()
@@ -203,7 +212,7 @@ class ModuleHarness:
 
     async def _start(self) -> None:
         work = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="moorage-test-")))
-        self._policy_dir = work / "policy"
+        self._work, self._policy_dir = work, work / "policy"
         self.set_policy()
         place = self.resource.metadata
         environ = {

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+
 from bench.events import measure
 from bench.options import Options
 from bench.report import Ratio, Report
-
 from rigs.plugin import available
 
 

@@ -295,7 +295,7 @@ async def test_a_deadlock_is_told_to_be_repeated_and_a_repeatable_unit_is(pool: 
 
 
 async def test_more_work_than_connections_waits_its_turn(library: Library) -> None:
-    pool = library.pool(max_connections=3)
+    pool = library.pool(max_connections=3, acquire_timeout="60s")
 
     async def one(number: int) -> None:
         async with pool.unit(tenant=f"t{number}") as db:
@@ -571,7 +571,7 @@ async def test_a_role_that_passes_the_policies_by_is_refused_at_the_start(
 
 async def test_many_tenants_on_few_connections_never_meet(library: Library) -> None:
     """Two server connections behind PgBouncer, fifty tenants at once, with commits, rollbacks and errors between."""
-    pool = library.pool(max_connections=20)
+    pool = library.pool(max_connections=20, acquire_timeout="60s")
     tenants = [f"tenant-{number}" for number in range(50)]
 
     async def one(tenant: str) -> None:
@@ -654,6 +654,27 @@ async def test_what_is_meant_is_let_through(library: Library, package: Package) 
     warned = [event["message"] for event in package.events if event["event"] == "warning"]
     assert len(warned) == 1
     assert "unique one_name of table shelf" in str(warned[0])
+
+
+async def test_a_partitioned_table_and_its_partitions_keep_tenants_apart(
+    library: Library, package: Package, pool: Pool
+) -> None:
+    parts = """
+        op.execute("CREATE TABLE entry (id uuid, day date, text text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day)")
+        tenanted("entry", key=("id", "day"))
+        op.execute("CREATE TABLE entry_26 PARTITION OF entry FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')")
+        """
+    package.add(parts)
+    with pytest.raises(MigrationError, match=r"table entry_26: .*no row-level security"):
+        await package.migrator(library.database).upgrade()
+    package.drop_last()
+    await library.migrate(parts + 'tenanted("entry_26", key=())')
+    for tenant in ("acme", "bolt"):
+        async with pool.unit(tenant=tenant) as db:
+            await db.execute(text("INSERT INTO entry VALUES (gen_random_uuid(), '2026-05-05', 'x')"))
+    async with pool.unit(tenant="acme") as db:
+        for table in ("entry", "entry_26"):
+            assert await db.session.scalar(text(f"SELECT count(*) FROM {table}")) == 1
 
 
 async def test_a_table_with_rows_becomes_tenanted(library: Library, pool: Pool) -> None:

@@ -75,7 +75,7 @@ auth_type = scram-sha-256
 auth_file = {folder / "users"}
 auth_query = SELECT usename, passwd FROM pg_catalog.pg_shadow WHERE usename = $1
 server_idle_timeout = 5
-query_wait_timeout = 20
+query_wait_timeout = 60
 log_connections = 0
 log_disconnections = 0
 """

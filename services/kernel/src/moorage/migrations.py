@@ -53,22 +53,28 @@ def tenanted(
             migration fails.
         system: whether the module's code may ask for the rows of all tenants (``db.use_system``). Costs a tenant's
             queries the order of indexes that begin with ``tenant_id``.
-        key: the primary key's columns.
+        key: the primary key's columns; none for a partition, which has its table's constraints. Every partition is
+            tenanted by itself, since it can be queried by itself.
     """
     name = _quoted(table)
-    unique = _key_constraint(table, key)
-    op.execute(f"ALTER TABLE {name} ADD COLUMN IF NOT EXISTS tenant_id text")
+    # Asked for first, as PostgreSQL refuses to add a column to a partition even if it is there.
+    _unless(
+        f"SELECT FROM pg_attribute WHERE attrelid = {_literal(name)}::regclass AND attname = 'tenant_id'",
+        f"ALTER TABLE {name} ADD COLUMN tenant_id text",
+    )
     if existing is not None:
         op.execute(f"UPDATE {name} SET tenant_id = {_literal(existing)} WHERE tenant_id IS NULL")  # noqa: S608 - quoted
     op.execute(
         f"ALTER TABLE {name} ALTER COLUMN tenant_id SET DEFAULT {tenancy.CURRENT_TENANT}, "
         f"ALTER COLUMN tenant_id SET NOT NULL"
     )
-    op.execute(
-        f"DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = {_literal(name)}::regclass "
-        f"AND conname = {_literal(unique)}) THEN ALTER TABLE {name} ADD CONSTRAINT {_quoted(unique)} "
-        f"UNIQUE (tenant_id, {', '.join(map(_quoted, key))}); END IF; END $$"
-    )
+    if key:
+        unique = _key_constraint(table, key)
+        _unless(
+            f"SELECT FROM pg_constraint WHERE conrelid = {_literal(name)}::regclass AND conname = {_literal(unique)}",
+            f"ALTER TABLE {name} ADD CONSTRAINT {_quoted(unique)} "
+            f"UNIQUE (tenant_id, {', '.join(map(_quoted, key))})",
+        )
     op.execute(f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     _policy(name, tenancy.UNTENANTED_MARK, None)
     _policy(name, tenancy.TENANT_POLICY, _TENANTS_ROWS)
@@ -90,6 +96,11 @@ def untenanted(table: str, why: str) -> None:
     # A policy without row-level security does nothing; it is a mark that dumps and restores keep.
     _policy(name, tenancy.UNTENANTED_MARK, "true")
     op.execute(f"COMMENT ON POLICY {tenancy.UNTENANTED_MARK} ON {name} IS {_literal(why)}")
+
+
+def _unless(query: str, statement: str) -> None:
+    """Run *statement* if *query* has no row; asked by the database, since a script of SQL cannot."""
+    op.execute(f"DO $$ BEGIN IF NOT EXISTS ({query}) THEN {statement}; END IF; END $$")
 
 
 def _policy(table: str, name: str, condition: str | None, *, role: str = "PUBLIC") -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import MetaData
 from sqlalchemy.orm import Mapped
 
 from moorage import Table, Tenanted
+from moorage.database import policies
 from moorage.database.migrations import Migrator, Options, as_sql
 from moorage.testing import SchemaDatabase, schema_differences
 
@@ -50,8 +51,10 @@ def migrator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moorage_database: 
 
 async def run(database: SchemaDatabase, statements: str) -> None:
     connection = await asyncpg.connect(database.owner_dsn)
-    await connection.execute(statements)
-    await connection.close()
+    try:
+        await connection.execute(statements)
+    finally:
+        await connection.close()
 
 
 async def test_what_the_helpers_make_is_what_the_classes_say(
@@ -59,11 +62,22 @@ async def test_what_the_helpers_make_is_what_the_classes_say(
 ) -> None:
     await migrator.upgrade()
     assert await schema_differences(moorage_database, metadata) == []
-    tenanted_again = as_sql(migrator).partition("ALTER TABLE")[2].partition("INSERT INTO alembic")[0]
-    await run(
-        moorage_database, "ALTER TABLE" + tenanted_again
-    )  # to mend what was changed by hand, as often as needed
+    steps = as_sql(migrator).partition("-- Running upgrade")[2].partition("INSERT INTO alembic")[0]
+    again = steps[steps.index("DO $$") :]  # what `tenanted` does, to mend what was changed by hand
+    await run(moorage_database, again)
     assert await schema_differences(moorage_database, metadata) == []
+
+
+async def test_before_postgres_15_any_view_of_tenants_rows_is_refused(
+    migrator: Migrator, moorage_database: SchemaDatabase, metadata: MetaData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no older server here to try it on: this one is taken for one."""
+    await migrator.upgrade()
+    await run(moorage_database, "CREATE VIEW v WITH (security_invoker) AS SELECT name FROM policy_thing")
+    assert await schema_differences(moorage_database, metadata) == []
+    monkeypatch.setattr(policies, "_POSTGRES_15", 10**9)
+    (difference,) = await schema_differences(moorage_database, metadata)
+    assert "use PostgreSQL 15 or later" in difference
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What in migrations would stop or break a running app, as squawk (<https://squawkhq.com>) sees it without a database."""
+"""What in migrations would stop or break a running app, as squawk (<https://squawkhq.com>) tells it from their SQL."""
 
 import json
 import re

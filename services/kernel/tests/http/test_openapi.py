@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from openapi_spec_validator import validate
 from pydantic import Field
 
-from moorage import Content, CursorPage, Model, Module, Out, Page, Paging, Query, Request, User
+from moorage import Content, CursorPage, Model, Module, Out, Page, Paging, Query, Request, User, WebSocket
 from moorage.cli import main
 from moorage.guard.policy import Rule
 from moorage.http.apidocs import render
@@ -247,6 +247,24 @@ def test_the_command_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mo
     done = CliRunner().invoke(main, ["openapi", "blog:module"])
     assert done.exit_code == 1
     assert "has no policy that could be used" in done.output
+
+
+def test_a_websocket_is_told_with_its_messages() -> None:
+    module = Module("shop")
+
+    @module.websocket("chat")
+    async def chat(room: str, socket: WebSocket[ThingIn, ThingOut]) -> None:
+        """Talk."""
+
+    document = described(module, Rule(name="chat", methods=["GET"], path="/chat/{room}"))
+    operation = document["paths"]["/chat/{room}"]["get"]
+    assert {"101", "401", "426"} <= set(operation["responses"])
+    assert "204" not in operation["responses"]
+    assert operation["x-moorage-websocket"] == {
+        "receives": {"$ref": "#/components/schemas/ThingIn"},
+        "sends": {"$ref": "#/components/schemas/ThingOut"},
+    }
+    assert {"ThingIn", "ThingOut"} <= set(document["components"]["schemas"])
 
 
 def test_pages_by_cursor_have_a_schema_of_their_own() -> None:

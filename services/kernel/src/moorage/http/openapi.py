@@ -18,6 +18,7 @@ from moorage.http.apidocs import ApiDocument
 from moorage.http.binding import Bound
 from moorage.http.parameters import Value
 from moorage.http.schemas import Components
+from moorage.http.websocket import adapters
 
 VERSION: Final = "3.1.1"
 _ALL_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -94,7 +95,11 @@ def _declare(components: Components, rule: str, bound: Bound) -> None:
             components.add((rule, query), "validation", TypeAdapter(query))
         if signature.body is not None:
             components.add((rule, "body"), "validation", TypeAdapter(signature.body))
-    if bound.answer.adapter is not None:
+    if bound.signature.socket is not None:
+        receives, sends = adapters(bound.signature.socket)
+        components.add((rule, "receives"), "validation", receives)
+        components.add((rule, "sends"), "serialization", sends)
+    elif bound.answer.adapter is not None:
         components.add((rule, "answer"), "serialization", bound.answer.adapter)
 
 
@@ -148,6 +153,11 @@ class _Operation:
                 "content": {"application/json": self._media("body")},
             }
         operation["responses"] = self._responses(method)
+        if self.handler.socket is not None:
+            parts = ("receives", "sends")
+            operation["x-moorage-websocket"] = {
+                part: self.components.schema((self.rule.name, part)) for part in parts
+            }
         if self.rule.permission is not None:
             operation["x-moorage-permission"] = self.rule.permission
         if self.rule.hosts and not any(host.startswith("*") for host in self.rule.hosts):
@@ -194,6 +204,8 @@ class _Operation:
             yield header | ({"required": True} if self.handler.idempotent else {})
 
     def _responses(self, method: str) -> dict[str, Any]:
+        if self.handler.socket is not None:
+            return {"101": {"description": "A WebSocket."}} | self._errors(method)
         answer = self.bound.answer
         good: dict[str, Any] = {"description": self.bound.docs.summary or "Success."}
         if answer.media is not None:
@@ -203,10 +215,13 @@ class _Operation:
         responses = {str(answer.status): good}
         if self.handler.etag and method in _SAFE:
             responses["304"] = {"description": "It is what the caller has already."}
-        for status, when in self._refusals(method):
-            responses[str(status)] = {**_error_response(), "description": when}
-        responses["default"] = {"$ref": "#/components/responses/Error"}
-        return responses
+        return responses | self._errors(method)
+
+    def _errors(self, method: str) -> dict[str, Any]:
+        errors = {
+            str(status): {**_error_response(), "description": when} for status, when in self._refusals(method)
+        }
+        return errors | {"default": {"$ref": "#/components/responses/Error"}}
 
     def _refusals(self, method: str) -> Iterator[tuple[int, str]]:
         """The errors that a caller of this operation has to reckon with."""
@@ -219,6 +234,8 @@ class _Operation:
             yield 404, "There is no such thing."
         if self._keeps(method):
             yield 409, "It clashes with what is there, or the first request with this key still runs."
+        if self.handler.socket is not None:
+            yield 426, "The request is not for a WebSocket."
         if self.handler.etag and method not in _SAFE:
             yield 412, "It has changed since."
         if bound.body is not None:

@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 from prometheus_client import Counter
 from structlog.contextvars import get_contextvars
 
+from moorage.config.loading import ConfigError
 from moorage.metrics import Family, Metrics
 
 logger = logging.getLogger("moorage.errors")

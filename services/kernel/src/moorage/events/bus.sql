@@ -1,10 +1,10 @@
 -- The Postgres bus: topics, partitions and groups in the schema `moorage_bus`, behind functions.
 --
 -- Run by `moorage.events.busschema`, as the NOLOGIN role that owns the schema. What follows a line `-- step N` runs
--- once in the life of a database, what follows `-- functions` whenever the version (the first line of the file
--- `busschema.py` that says so) rises. A module's app role may call the functions that have no underscore in front, and
--- has no other right here: who calls is looked up by `session_user`, which neither SET ROLE nor a function of one's
--- own changes. Every function pins `search_path` and names what it uses in full.
+-- once in the life of a database, what follows `-- functions` whenever `busschema.VERSION` rises; a new step has the
+-- number of the version that brings it. A module's app role may call the functions that have no underscore in front,
+-- and has no other right here: who calls is looked up by `session_user`, which neither SET ROLE nor a function of
+-- one's own changes. Every function pins `search_path` and names what it uses in full.
 --
 -- SQLSTATEs: MB001 the role is not registered, MB002 the topic is not the caller's to publish, MB003 the caller is not
 -- subscribed to it.

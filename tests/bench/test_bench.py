@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import up
 from bench.events import measure
 from bench.options import Options
 from bench.report import Ratio, Report
@@ -25,6 +26,14 @@ async def test_events_in_its_short_form(tmp_path: Path) -> None:
     assert document["ratios"]["lost"]["max"] == 0
     assert document["ratios"]["postgres_lost"]["max"] == 0
     assert "missed" in report.table() or all(ratio.reached for ratio in report.ratios.values())
+
+
+@pytest.mark.timeout(300)
+async def test_up_in_its_short_form(tmp_path: Path) -> None:
+    report = await up.measure(Options(short=True, rounds=1))
+    document = json.loads(report.write(tmp_path).read_text())
+    assert set(document["ratios"]) == {"warm_s", "cold_s"}
+    assert document["ratios"]["warm_s"]["goal"] == 10
 
 
 def test_a_missed_goal_shows() -> None:

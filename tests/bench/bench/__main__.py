@@ -7,7 +7,7 @@ import sys
 
 from bench.options import Options
 
-NAMES = ("events",)
+NAMES = ("events", "up")
 """Each is a module beside this one with ``async def measure(options) -> Report``."""
 
 

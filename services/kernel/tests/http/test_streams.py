@@ -105,6 +105,23 @@ async def test_events_are_sent_as_they_happen_with_comments_between(
     assert rest.endswith(b"data: two\ndata: lines\n\n")
 
 
+async def test_stopping_ends_a_stream_of_events(serve: Serve) -> None:
+    """The client connects again, to another process."""
+    module = Module("shop")
+
+    @module.handle("watch")
+    async def watch() -> AsyncIterator[ServerSent]:
+        yield ServerSent("hello")
+        await asyncio.sleep(60)
+
+    shop = await serve(module, [{"name": "watch", **GET}])
+    async with aiohttp.ClientSession() as session, session.get(f"{shop.url}/") as answer:
+        assert await answer.content.readline() == b"data: hello\n"
+        await shop.app.shutdown()
+        async with asyncio.timeout(5):
+            assert await answer.content.read() == b"\n"
+
+
 def test_an_events_name_cannot_smuggle_lines() -> None:
     with pytest.raises(ValueError, match="one line each"):
         ServerSent("x", event="a\ndata: b").encode()

@@ -53,7 +53,6 @@ def create_app(assembly: Assembly) -> web.Application:
     about = About(assembly.name, place.version, keeps_answers=store is not None)
     app[API] = document_of(about, handlers, lambda: guard.policy.document if guard.policy else None)
     sockets = Sockets(assembly.metrics)
-    app.on_shutdown.append(lambda _: sockets.end_all())
     dispatcher = Dispatcher(
         guard=guard,
         handlers=handlers,
@@ -66,6 +65,7 @@ def create_app(assembly: Assembly) -> web.Application:
         trusted=TrustedProxies(settings.server.trusted_proxies),
         tracer=assembly.tracer,
     )
+    app.on_shutdown.append(dispatcher.end)
     app.router.add_route("*", "/{target:.*}", dispatcher.answer, expect_handler=expect_later)
     return app
 

@@ -49,6 +49,7 @@ class Dispatcher:
     api: ApiDocument
     sockets: Sockets
     store: AnswerStore | None = None
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
     trusted: TrustedProxies = field(default_factory=TrustedProxies)
     tracer: Tracer = field(default_factory=NullTracer)
 
@@ -100,6 +101,11 @@ class Dispatcher:
             _log_access(facts, decision, response, error, took)
         return response
 
+    async def end(self, _: web.Application) -> None:
+        """End what could go on for ever: streams of events, and WebSockets."""
+        self.stopping.set()
+        await self.sockets.end_all()
+
     async def _handle(self, request: web.Request, decision: Decision) -> web.StreamResponse:
         bound = self.handlers.get(decision.name)
         if bound is None:  # the guard knows what is bound; this is for a policy that changed in between
@@ -140,6 +146,7 @@ class Dispatcher:
             deadline=deadline.at,
             finish=lambda response: _finish(response, decision.facts),
             lift_deadline=deadline.lift,
+            stopping=self.stopping,
             found={ApiDocument: self.api},
         )
         # aiohttp runs every request of a connection in one task: the next one replaces it.

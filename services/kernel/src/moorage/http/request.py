@@ -1,5 +1,6 @@
 """What a handler may know of its request, and what the kernel keeps about it while it runs."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
@@ -60,6 +61,8 @@ class Context(Scope):
     limits: Limits
     finish: Callable[[Answered], None]
     lift_deadline: Callable[[], None]
+    stopping: asyncio.Event
+    """Set when the process stops: what could go on for ever ends."""
     resource: object = None
     body: bytes | None = None
     begun: Answered | None = None

@@ -160,15 +160,23 @@ async def lines(values: AsyncIterator[Any], encode: Callable[[Any], Awaitable[by
             yield await encode(value) + b"\n"
 
 
-async def events(values: AsyncIterator[ServerSent], heartbeat_s: float = HEARTBEAT_S) -> Pieces:
-    """Each event, and a comment whenever nothing happened for *heartbeat_s*."""
+async def events(
+    values: AsyncIterator[ServerSent], stopping: asyncio.Event, heartbeat_s: float = HEARTBEAT_S
+) -> Pieces:
+    """Each event, and a comment whenever nothing happened for *heartbeat_s*.
+
+    Ends when the process is *stopping*: the client connects again, to another one, and says what it had last.
+    """
     async with aclosing(cast("Any", values)):
         waiting: asyncio.Future[ServerSent] | None = None
+        end = asyncio.ensure_future(stopping.wait())
         try:
-            while True:
+            while not stopping.is_set():
                 waiting = waiting or asyncio.ensure_future(cast("Any", anext(values)))
-                done, _ = await asyncio.wait({waiting}, timeout=heartbeat_s)
-                if not done:
+                await asyncio.wait({waiting, end}, timeout=heartbeat_s, return_when=asyncio.FIRST_COMPLETED)
+                if stopping.is_set() and not waiting.done():
+                    return
+                if not waiting.done():
                     yield b": still here\n\n"
                     continue
                 finished, waiting = waiting, None
@@ -178,6 +186,7 @@ async def events(values: AsyncIterator[ServerSent], heartbeat_s: float = HEARTBE
                     return
                 yield event.encode()
         finally:
+            end.cancel()
             if waiting is not None:
                 waiting.cancel()
                 await asyncio.wait({waiting})

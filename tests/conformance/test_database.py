@@ -6,6 +6,7 @@ import secrets
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -16,13 +17,15 @@ from pydantic import SecretStr
 from sqlalchemy import ForeignKeyConstraint, delete, func, select, text, update
 from sqlalchemy.orm import Mapped
 
-from moorage import Conflict, Forbidden, Invalid, Paging, Table, Tenanted
+from moorage import Conflict, Database, Forbidden, Invalid, Paging, Table, Tenanted
+from moorage import trace as traces
 from moorage.config import ConfigError
 from moorage.config.settings import Database as DatabaseSettings
 from moorage.database.migrations import MigrationError, Migrator, Options
 from moorage.database.pool import Pool
 from moorage.database.tenancy import TenancyError
 from moorage.errors import Timeout
+from moorage.scope import Scope, current
 from moorage.testing import SchemaDatabase
 
 pytestmark = pytest.mark.postgres
@@ -488,6 +491,25 @@ async def test_a_batch_for_several_tenants_is_one_transaction(pool: Pool) -> Non
         assert await db.get(Book, book.id) is None
         assert await titles(pool, "acme") == []
     assert await titles(pool, "acme") == ["of acme", "of acme"]
+
+
+async def test_units_of_a_scope_are_for_its_tenant(library: Library, pool: Pool) -> None:
+    database = Database(pool)
+    async with database.unit(tenant="acme") as db:  # a task outside of any request may name whom it works for
+        await db.add(Book(title="of acme"))
+    async with database.unit() as db:
+        assert await db.scalar(select(func.count()).select_from(Book)) == 0
+    scope = Scope(stack=AsyncExitStack(), groups={}, trace=traces.new(), request_id="r", tenant="bolt")
+    token = current.set(scope)
+    try:
+        async with database.unit() as db:
+            assert (await db.add(Book(title="of bolt"))).tenant_id == "bolt"
+        assert await database.repeatable(lambda db: db.scalar(select(Book.title))) == "of bolt"
+        with pytest.raises(TenancyError, match="is for tenant 'bolt'"):
+            async with database.unit(tenant="acme"):
+                pass
+    finally:
+        current.reset(token)
 
 
 async def test_copy_reads_the_tenants_rows_and_cannot_write(library: Library, pool: Pool) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from moorage.database.db import Db
     from moorage.database.table import Table
     from moorage.database.tenancy import Tenanted
+    from moorage.database.units import Database
     from moorage.errors import (
         AppError,
         BadRequest,
@@ -55,6 +56,7 @@ __all__ = [
     "Content",
     "CursorPage",
     "CursorPaging",
+    "Database",
     "Db",
     "Event",
     "EventInfo",
@@ -102,6 +104,7 @@ _HOMES = {
     "Config": "moorage.config",
     "Reloadable": "moorage.config.values",
     "Secrets": "moorage.config.secrets",
+    "Database": "moorage.database.units",
     "Db": "moorage.database.db",
     "Table": "moorage.database.table",
     "Tenanted": "moorage.database.tenancy",

@@ -10,6 +10,7 @@ from moorage.cli import event_checks, generated
 from moorage.client.client import Clients
 from moorage.config.secrets import Secrets
 from moorage.database.db import Db
+from moorage.database.units import Database
 from moorage.guard.compiler import CompileError, compile_base
 from moorage.guard.conditions import ConditionError, compile_condition
 from moorage.http.binding import Bound, bind
@@ -23,7 +24,7 @@ from moorage_crds.manifests import ManifestSet, load
 from moorage_crds.problems import Problem, errors
 from moorage_crds.v1alpha1 import Module, Route, RouteRule
 
-_PORTS: Final[tuple[type, ...]] = (Db, Cache, Clients, Metrics, Secrets, Tracer)
+_PORTS: Final[tuple[type, ...]] = (Db, Database, Cache, Clients, Metrics, Secrets, Tracer)
 """What the kernel's ports give to handlers that ask for it by type."""
 
 
@@ -126,7 +127,7 @@ def _bindings(manifests: ManifestSet, module: Module, bound: Mapping[str, Bound]
             module, "spec.app", f"{where} answers the rule `{name}`, which no Route has", "add it to a Route"
         )
     for handler in bound.values():
-        if Db in handler.provided and module.spec.database is None:
+        if handler.provided & {Db, Database} and module.spec.database is None:
             message = f"{handler.handler.where} needs a database, but the Module declares none"
             yield _problem(module, "spec.database", message, "add `database: {}`")
             break

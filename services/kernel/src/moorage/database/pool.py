@@ -221,9 +221,10 @@ class Pool:
         """
         usual = self._settings.statement_timeout
         own = usual if usual and is_pooled(self._settings) else None
-        if deadline is None:
+        left = None if deadline is None else deadline - asyncio.get_running_loop().time()
+        if left is None or left < _LEAST_TIMEOUT:
+            # Past its deadline, whoever still runs may: an answer that has begun to stream, for one.
             return own
-        left = max(deadline - asyncio.get_running_loop().time(), _LEAST_TIMEOUT)
         return left if not usual or left < usual - _NEAR else own
 
 

@@ -17,6 +17,7 @@ def attach(assembly: Assembly) -> None:
     from moorage.database.db import Db
     from moorage.database.kept import KeptAnswers, clean
     from moorage.database.pool import Pool
+    from moorage.database.units import Database
     from moorage.database.watching import observe_connections, trace_statements
 
     pool = Pool(
@@ -52,9 +53,16 @@ def attach(assembly: Assembly) -> None:
         assert isinstance(found, Db)
         return found
 
+    database = Database(pool)
+
+    async def units(_: Scope) -> Database:
+        return database
+
     assembly.share(Pool, pool)
+    assembly.share(Database, database)
     assembly.share(AnswerStore, KeptAnswers(unit, assembly.settings.server.idempotency_ttl))  # type: ignore[type-abstract]  # shared by its protocol
     assembly.resource("database", opened)
     assembly.background("idle database connections", pool.reap)
     assembly.background("kept answers", lambda: clean(pool))
     assembly.provide(Db, unit)
+    assembly.provide(Database, units)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import aiohttp
 import asyncpg
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from moorage import CursorPage, CursorPaging, Db, Model, Module, Out, Table
@@ -101,6 +101,36 @@ async def test_a_client_that_leaves_undoes_what_the_stream_did(serve: Serve, sch
     async with asyncio.timeout(5):
         await ended.wait()
     assert await count(schema) == 0
+
+
+async def test_a_deadline_ends_the_statement_and_undoes_the_work(
+    serve: Serve, schema: SchemaDatabase
+) -> None:
+    module = Module("shop")
+
+    @module.handle("slow")
+    async def slow(db: Db) -> str:
+        await db.add(StreamedThing(n=1))
+        try:
+            await db.execute(text("SELECT pg_sleep(20)"))
+        except Exception:
+            return "whatever it was"
+        return "done"
+
+    rules = [{"name": "slow", **GET, "timeout": "500ms"}]
+    shop = await serve(module, rules, environ={"DATABASE_DSN": schema.app_dsn})
+    began = asyncio.get_running_loop().time()
+    answer = await shop.anonymous().get("/")
+    assert answer.status == 504
+    assert asyncio.get_running_loop().time() - began < 10
+    assert await count(schema) == 0
+    connection = await asyncpg.connect(schema.admin_dsn)
+    running = await connection.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(20)%' AND state = 'active' "
+        "AND pid <> pg_backend_pid()"
+    )
+    await connection.close()
+    assert running == 0, "the server works on for nobody"
 
 
 async def test_lists_by_cursor_over_http(serve: Serve, schema: SchemaDatabase) -> None:

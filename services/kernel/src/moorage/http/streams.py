@@ -106,7 +106,10 @@ async def send(
         first = b"" if at_once else await anext(pieces, b"")
         context.finish(response)
         with _cancelled_when_gone(context.web):
-            await response.prepare(context.web)
+            try:
+                await response.prepare(context.web)
+            except ConnectionError as exc:
+                raise ClientGone from exc
             context.begun = response
             context.lift_deadline()
             await _write(context, response, first)
@@ -127,8 +130,10 @@ async def _write(context: Context, response: web.StreamResponse, piece: bytes) -
 
 @contextmanager
 def _cancelled_when_gone(request: web.BaseRequest) -> Iterator[None]:
-    task, connection = asyncio.current_task(), cast("Connection", request.protocol)
+    task, connection = asyncio.current_task(), cast("Connection | None", request.protocol)
     assert task is not None
+    if connection is None or request.transport is None:
+        raise ClientGone
     gone = False
 
     def lost() -> None:

@@ -218,7 +218,10 @@ class Sockets:
             heartbeat=HEARTBEAT_S, max_msg_size=options.max_message, compress=False, timeout=_CLOSE_S
         )
         context.finish(response)
-        await response.prepare(context.web)
+        try:
+            await response.prepare(context.web)
+        except ConnectionError as exc:
+            raise SocketClosed from exc
         context.begun = response
         context.lift_deadline()
         socket: WebSocket[Any, Any] = WebSocket(response, kind, options, context.limits.timeout)

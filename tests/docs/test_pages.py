@@ -111,6 +111,9 @@ def test_every_command_and_option_exists(all_pages) -> None:
     wrong = []
     for where, (verb, *words) in found:
         command = main if verb.startswith("-") else main.get_command(context, verb)
+        while isinstance(command, click.Group) and command is not main and words and not words[0].startswith("-"):
+            verb, *words = words
+            command = command.get_command(context, verb)
         if command is None:
             wrong.append(f"{where}: moorage {verb}: there is no such command")
             continue

@@ -36,15 +36,20 @@ def described(metrics: Metrics) -> dict[str, tuple[str, tuple[str, ...], str]]:
     return found
 
 
-def of_ports() -> Iterator[str]:
-    """A row for each metric that a module has beyond those of every process."""
+def everything() -> dict[str, tuple[str, tuple[str, ...], str]]:
+    """`described` of a module that uses every port."""
     with tempfile.TemporaryDirectory() as folder:
         assembly = Assembly.of(Module("notes"), load(environ=ENVIRON, folder=Path(folder)))
         create_app(assembly)
         assert isinstance(assembly.tracer, OtelTracer)
         asyncio.run(assembly.tracer.close())
+    return described(assembly.metrics)
+
+
+def of_ports() -> Iterator[str]:
+    """A row for each metric that a module has beyond those of every process."""
     everywhere = described(Metrics(module="notes", version="1", revision="r"))
-    rows = described(assembly.metrics)
+    rows = everything()
     for name in sorted(rows.keys() - everywhere.keys()):
         kind, labels, meaning = rows[name]
         yield f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {meaning} |"

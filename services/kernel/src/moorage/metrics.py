@@ -103,11 +103,11 @@ class Metrics:
         self._families: dict[str, tuple[type, tuple[str, ...], Family[Any]]] = {}
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        self._overflow = Counter(
+        self._overflow = self.counter(
             "metrics_label_overflow",
             "Observations whose label had too many values and was counted as other.",
             ("metric",),
-            registry=self.registry,
+            limits={"metric": _MAX_SERIES},  # as many as there can be metrics; it must not count itself
         )
         labels = ("method", "route", "status")
         routes = {"route": _MAX_ROUTES}
@@ -168,7 +168,7 @@ class Metrics:
         Raises:
             ValueError: there is a metric of that name.
         """
-        self.registry.register(_Asked(name, help, function, tuple(labels), self._overflow.labels(name).inc))
+        self.registry.register(_Asked(name, help, function, tuple(labels), self._overflowing(name)))
 
     def _family(
         self,
@@ -184,9 +184,12 @@ class Metrics:
             found: Family[M] = known[2]
             return found
         metric = kind(name, help, labels, registry=self.registry, **options)
-        family = Family(metric, labels, limits or {}, lambda: self._overflow.labels(name).inc())
+        family = Family(metric, labels, limits or {}, self._overflowing(name))
         self._families[name] = (kind, tuple(labels), family)
         return family
+
+    def _overflowing(self, name: str) -> Callable[[], None]:
+        return lambda: self._overflow.labels(name).inc()
 
     def answered(
         self,

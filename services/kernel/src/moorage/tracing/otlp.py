@@ -146,8 +146,9 @@ class OtelTracer:
             async with asyncio.timeout(within):
                 await done.wait()
         except TimeoutError:
-            self._exporter.shutdown()
             log.warning("spans were not sent in time and are lost", waited_s=within)
+        finally:
+            self._exporter.shutdown()
 
 
 class Recorded:

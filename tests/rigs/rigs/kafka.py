@@ -33,6 +33,11 @@ _START_TIMEOUT: Final = 90.0
 _STOP_TIMEOUT: Final = 30.0
 _POLL: Final = 0.05
 _CLUSTER_ID: Final = "MkU3OEVBNTcwNTJENDM2Qk"
+_TOOLS: Final[Mapping[str, str]] = {
+    "kafka-acls.sh": "org.apache.kafka.tools.AclCommand",
+    "kafka-topics.sh": "org.apache.kafka.tools.TopicCommand",
+}
+"""Kafka's own commands → what they run."""
 ADMIN: Final = "admin"
 """The user of a secured broker who may do anything."""
 
@@ -232,6 +237,35 @@ class Broker:
             "password": self._security.passwords[user],
             "ca_file": str(self._security.authority.pair.certificate),
         }
+
+    def admin_file(self) -> Path:
+        """A file for the option ``--command-config`` of Kafka's commands, with the rights of `ADMIN`."""
+        assert self._security is not None
+        login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+        lines = {
+            "security.protocol": "SASL_SSL",
+            "sasl.mechanism": "PLAIN",
+            "sasl.jaas.config": f'{login} username="{ADMIN}" password="{self._security.passwords[ADMIN]}";',
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": str(self._security.authority.pair.certificate),
+        }
+        path = self._home / "admin.properties"
+        path.touch(mode=0o600)
+        path.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+        return path
+
+    def run(self, command: str, *arguments: str) -> str:
+        """Run one of Kafka's commands such as ``kafka-topics.sh``; returns what it prints.
+
+        Raises:
+            BrokerError: it failed; the text has what it printed.
+        """
+        done = subprocess.run(
+            self._java(_TOOLS[command], "64m", *arguments), capture_output=True, text=True, cwd=self._home
+        )
+        if done.returncode:
+            raise BrokerError(f"{command} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+        return done.stdout
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is None:

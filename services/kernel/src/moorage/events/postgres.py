@@ -66,7 +66,7 @@ class PostgresPublisher:
     """
 
     def __init__(self, database: DatabaseSettings, *, name: str, retention: float = 604_800.0) -> None:
-        self._link = Link(database, name, size=2)
+        self._link = Link(database, name, size=1)
         self._retention = retention
         self._trimming: asyncio.Task[None] | None = None
 
@@ -125,7 +125,7 @@ class PostgresSubscriber:
     def __init__(
         self, database: DatabaseSettings, *, name: str, lease: float = 15.0, poll: float = 1.0
     ) -> None:
-        self._link = Link(database, name, size=3)
+        self._link = Link(database, name, size=2)
         self._lease = lease
         self._poll = poll
         self._member = uuid4()

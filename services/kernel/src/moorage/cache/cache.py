@@ -12,7 +12,7 @@ import structlog
 
 from moorage.cache import values
 from moorage.cache.commits import after_commit
-from moorage.cache.flights import Elsewhere, Flights, Result
+from moorage.cache.flights import Elsewhere, Flights, Result, apart
 from moorage.cache.keys import Key, Names
 from moorage.cache.observed import Counts
 from moorage.cache.store import LARGEST, Found, Lease, Life, Store
@@ -264,7 +264,7 @@ class Cache:
         if not engine.asks(plan.compute):
             return await self._refreshed(plan)
         if len(engine.refreshing) < _MOST_REFRESHING:
-            task = asyncio.create_task(self._refreshed(plan), name="cache refresh")
+            task = asyncio.create_task(self._refreshed(plan), name="cache refresh", context=apart())
             engine.refreshing[plan.key] = task
             task.add_done_callback(lambda _: engine.refreshing.pop(plan.key, None))
         return None

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +22,13 @@ class Result:
 
 class Elsewhere(Exception):  # noqa: N818 - it says where the result is being made
     """Another process is at it, and whoever began here did not want to wait for that."""
+
+
+def apart() -> Context:
+    """The current context for work that nobody here waits for: so it cannot wait for itself by way of us."""
+    context = copy_context()
+    context.run(_leading.set, frozenset())
+    return context
 
 
 class Flights:

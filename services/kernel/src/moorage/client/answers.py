@@ -52,8 +52,9 @@ class _Refusal(BaseModel):
 
 async def read(response: aiohttp.ClientResponse, largest: int) -> bytes:
     """The body, unpacked; raises `TooLarge` as soon as it is known to have more than *largest* bytes."""
-    if response.content_length is not None and response.content_length > largest:
-        raise TooLarge(f"{response.content_length} bytes announced")
+    announced = 0 if response.method == "HEAD" else response.content_length or 0
+    if announced > largest:
+        raise TooLarge(f"{announced} bytes announced")
     parts: list[bytes] = []
     size = 0
     async for part in response.content.iter_any():

@@ -14,6 +14,7 @@ from typing import Final
 
 import aiohttp
 import structlog
+from aiohttp.abc import AbstractResolver
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -89,12 +90,24 @@ class _Failed(Exception):  # noqa: N818 - it says what became of a try
 
 
 class Caller:
-    """Makes calls; one for each process."""
+    """Makes calls; one for each process.
+
+    Args:
+        resolver: from a host's name to addresses; ``None``: the system's.
+    """
 
     def __init__(
-        self, settings: ClientSettings, *, places: Places, identity: Identity, counts: Counts, tracer: Tracer
+        self,
+        settings: ClientSettings,
+        *,
+        places: Places,
+        identity: Identity,
+        counts: Counts,
+        tracer: Tracer,
+        resolver: AbstractResolver | None = None,
     ) -> None:
         self.settings = settings
+        self._resolver = resolver
         self._places = places
         self._identity = identity
         self._counts = counts
@@ -188,7 +201,11 @@ class Caller:
             self._session = aiohttp.ClientSession(
                 # Places are given out by the bulkhead; here nobody waits.
                 connector=aiohttp.TCPConnector(
-                    limit=0, limit_per_host=0, ttl_dns_cache=10, keepalive_timeout=30.0
+                    limit=0,
+                    limit_per_host=0,
+                    ttl_dns_cache=10,
+                    keepalive_timeout=30.0,
+                    resolver=self._resolver,
                 ),
                 timeout=aiohttp.ClientTimeout(total=None, connect=connect),
                 cookie_jar=aiohttp.DummyCookieJar(),

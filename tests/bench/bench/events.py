@@ -21,7 +21,7 @@ from typing import Any, Final
 import aiohttp
 
 from bench.options import Options
-from bench.report import Ratio, Report, percentile
+from bench.report import Ratio, Report, percentile, say
 from moorage.config.settings import Kafka
 from moorage.events.kafka_link import ensure_topics
 from rigs.world import Part, World
@@ -238,9 +238,10 @@ async def measure(options: Options) -> Report:
             for sample in sides.values():
                 await sample(Work(2_000, 100, 1.0, 10))
         samples: dict[str, list[Sample]] = {name: [] for name in sides}
-        for _ in range(options.rounds):
+        for turn in range(options.rounds):
             for name, sample in sides.items():
                 samples[name].append(await sample(work))
+                say(f"round {turn + 1} of {options.rounds}, {name}: {samples[name][-1].document()}")
     return _report(work, options, samples)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -89,6 +90,11 @@ class Report:
             )
             lines.append(f"{name:<30}{numbers}{goal:>12}{missed}")
         return "\n".join(lines)
+
+
+def say(line: str) -> None:
+    """Tell whoever waits how far it is."""
+    print(f"[bench] {line}", file=sys.stderr, flush=True)
 
 
 def machine() -> dict[str, Any]:

@@ -529,6 +529,30 @@ async def test_a_stale_entry_is_returned_while_one_computes_it_behind_requests(c
     assert calls == 2
 
 
+async def test_a_refresh_may_ask_for_the_entry_from_whose_computation_it_began(cache: Cache) -> None:
+    """It waits for that one; it is not that one."""
+    refreshed = asyncio.Event()
+    primed = False
+
+    async def inner(filled: str) -> str:
+        if primed:
+            assert await cache.get_or_compute("outer", outer) == "outer"
+            refreshed.set()
+        return "inner"
+
+    async def outer() -> str:
+        await cache.get_or_compute("inner", inner, ttl=0.03, stale=60)
+        await asyncio.sleep(0.05)
+        return "outer"
+
+    await cache.get_or_compute("inner", inner, ttl=0.03, stale=60)
+    await asyncio.sleep(0.05)
+    primed = True
+    assert await cache.get_or_compute("outer", outer) == "outer"
+    async with asyncio.timeout(2):
+        await refreshed.wait()
+
+
 async def test_without_parameters_the_first_caller_computes_and_the_others_get_the_stale_entry(
     processes: Open,
 ) -> None:

@@ -279,3 +279,32 @@ async def test_connections_stay_within_their_limit(rig: Any, start: Any) -> None
         await one.back()
     clients = await client.client_list()
     assert len([each for each in clients if each["name"] == "t"]) <= 10
+
+
+async def test_the_rights_that_the_page_names_are_enough_and_keep_modules_apart(
+    rig: Any, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/ports/cache.md: what an ACL has to allow."""
+    client = (await start().store.open())._client
+    mine = start()
+    prefix = mine.cache._names._inside.decode()
+    rules = "+@connection +@scripting +@hash +@string +@keyspace +time -@dangerous"
+    await client.execute_command("ACL", "SETUSER", "module", "on", ">pw", f"~{prefix}*", *rules.split())
+    monkeypatch.setattr(type(rig), "url", property(lambda self: f"redis://module:pw@127.0.0.1:{self.port}/0"))
+    try:
+        one = start()
+        await one.cache.set("a", 1, tags=["t"])
+        assert await one.cache.get("a") == 1
+        assert await one.cache.get_or_compute("b", value, tags=["t"], stale=5) == "computed"
+        assert await one.cache.increment("n") == 1
+        assert await one.cache.delete("n") == 1
+        await one.cache.invalidate("t")
+        assert not await one.cache.exists("b")
+        await (await one.store.open()).forget(f"{prefix}*".encode())
+        assert not one.store.away
+        assert sum(one.errors(name) for name in ("get", "set", "fill", "lease", "delete", "invalidate")) == 0
+        other = Cache(one.cache._engine, Names(b"test:of-another-module:"))
+        assert await other.get_or_compute("k", value) == "computed"
+        assert one.errors("get") == 1
+    finally:
+        await client.execute_command("ACL", "DELUSER", "module")

@@ -248,6 +248,12 @@ async def test_too_large_an_answer_is_not_read_to_its_end(server: Any, connect: 
     assert clients.count("client_requests_total", target="default/shop", outcome="too_large") == 3
 
 
+async def test_an_answer_to_head_announces_what_does_not_come(server: Any, connect: Any) -> None:
+    server.json("x" * 2_000_000)
+    answer = await connect(max_body=1000).shop.request("HEAD", "/x")
+    assert (answer.status, answer.body) == (200, b"")
+
+
 # -- retries
 
 

@@ -8,7 +8,9 @@ group (Kubernetes sets ``SERVER_PORT=tcp://…`` for a Service called ``server``
 every process.
 """
 
+import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,14 +104,28 @@ def _merge(into: Values, values: Mapping[str, Any]) -> None:
         _merge(into[key], value)
 
 
-def watched_files(environ: Mapping[str, str], folder: Path) -> list[Path]:
-    """Every file that `read_layers` might read: of a folder also those that no field is named after."""
-    return [
-        *sorted(folder.glob("config.yaml")),
-        *sorted(folder.glob("config.*.yaml")),
-        *mounted_files(environ.get("MOORAGE_CONFIG_DIR")),
-        *mounted_files(environ.get("MOORAGE_SECRETS_DIR")),
-    ]
+Mark = tuple[tuple[str, int, int, int], ...]
+
+
+def mark(environ: Mapping[str, str], folder: Path, environment: str) -> Mark:
+    """What differs as soon as a file that `read_layers` reads does: `stat` calls only, so that it can be asked often.
+
+    Links are followed, so that kubelet's switch of a mounted folder shows.
+    """
+    found = []
+    for name in ("config.yaml", f"config.{environment}.yaml"):
+        path = os.path.join(folder, name)  # noqa: PTH118 - once a second, in every process
+        with contextlib.suppress(OSError):
+            found.append(_of(path, os.stat(path)))  # noqa: PTH116 - the same
+    for mounted in ("MOORAGE_CONFIG_DIR", "MOORAGE_SECRETS_DIR"):
+        for entry in _entries(environ.get(mounted)):
+            with contextlib.suppress(OSError):
+                found.append(_of(entry.path, entry.stat()))
+    return tuple(sorted(found))
+
+
+def _of(path: str, status: os.stat_result) -> tuple[str, int, int, int]:
+    return (path, status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 def _yaml(path: Path) -> list[Layer]:
@@ -229,11 +245,21 @@ def read_secret(path: Path) -> str:
 
 def mounted_files(folder: str | None) -> list[Path]:
     """The files of a mounted folder; kubelet keeps the real ones in hidden ``..`` folders behind symlinks."""
-    if not folder or not Path(folder).is_dir():
-        return []
-    root = Path(folder)
-    return sorted(
-        path
-        for path in root.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
+    return sorted(Path(entry.path) for entry in _entries(folder))
+
+
+def _entries(folder: str | None) -> "Iterator[os.DirEntry[str]]":
+    """Files below *folder* whose path has no hidden part; none if there is no such folder."""
+    if not folder:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _entries(entry.path)
+                elif entry.is_file():
+                    yield entry
+    except OSError:  # it is not there, or no longer: what is read next time will tell
+        return

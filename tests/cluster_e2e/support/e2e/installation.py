@@ -56,6 +56,8 @@ class Installation:
     values: Path
     spaces: list[str] = field(default_factory=list)
     """Namespaces that tests made, gone or not."""
+    extra: Manifest = field(default_factory=dict)
+    """Values that a test adds before it installs again."""
     _key: bytes = field(default=b"", repr=False)
 
     def write_values(self) -> None:
@@ -72,7 +74,7 @@ class Installation:
             "images": {"sidecar": self.images["gateway"]},
             "defaults": {"preStop": 1, "migrationTimeout": "2m"},
         }
-        self.values.write_text(yaml.safe_dump(values))
+        self.values.write_text(yaml.safe_dump(values | self.extra))
 
     def install(self) -> None:
         """Apply Secret and chart, and wait for the operator."""

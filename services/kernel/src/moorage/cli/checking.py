@@ -127,7 +127,8 @@ def _bindings(manifests: ManifestSet, module: Module, bound: Mapping[str, Bound]
             module, "spec.app", f"{where} answers the rule `{name}`, which no Route has", "add it to a Route"
         )
     for handler in bound.values():
-        if handler.provided & {Db, Database} and module.spec.database is None:
+        needs_rows = handler.provided & {Db, Database} or handler.handler.idempotent
+        if needs_rows and module.spec.database is None:
             message = f"{handler.handler.where} needs a database, but the Module declares none"
             yield _problem(module, "spec.database", message, "add `database: {}`")
             break
@@ -138,6 +139,9 @@ def _binding(
 ) -> Iterator[Problem]:
     if unfit := bound.fits(rule.path):
         yield _problem(route, f"{field}.path", unfit, "capture it, or rename the parameter")
+    if bound.handler.socket is not None and rule.methods and "GET" not in rule.methods:
+        message = f"{bound.handler.where} answers WebSockets, which begin with GET"
+        yield _problem(route, f"{field}.methods", message, "add GET")
     auth = rule.auth or route.spec.auth or "required"
     if auth != "required" and bound.needs_caller:
         message = f"{bound.handler.where} needs a caller, but auth is {auth}"

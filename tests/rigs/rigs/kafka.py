@@ -124,7 +124,8 @@ class Broker:
 
     Args:
         home: a folder of the caller's; data, log and configuration lie in it.
-        also: further addresses of this machine to answer on (pods reach the host by the bridge's), same port.
+        also: further addresses of this machine to answer on (pods reach the host by the bridge's), each on
+            a port of its own.
         security: ``None``: everybody who reaches the port may do anything.
         settings: on top of `_SETTINGS`, as in Kafka's ``server.properties``.
     """
@@ -138,10 +139,10 @@ class Broker:
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self._home = home
-        self._also = tuple(also)
+        self._port, self._controller, *more = _free_ports(2 + len(also))
+        self._also = dict(zip(also, more, strict=True))
         self._security = security
         self._settings = dict(settings or {})
-        self._port, self._controller = _free_ports(2)
         self._process: subprocess.Popen[bytes] | None = None
         self._libraries: Path | None = None
 
@@ -152,8 +153,7 @@ class Broker:
 
     def bootstrap_at(self, address: str) -> str:
         """``address:port`` for clients that reach one of the addresses in *also*."""
-        assert address in self._also
-        return f"{address}:{self._port}"
+        return f"{address}:{self._also[address]}"
 
     @property
     def pid(self) -> int | None:
@@ -291,7 +291,7 @@ class Broker:
 
     def _listeners(self) -> dict[str, str]:
         names = {"LOCAL": f"127.0.0.1:{self._port}"}
-        names |= {f"ALSO{i}": f"{address}:{self._port}" for i, address in enumerate(self._also)}
+        names |= {f"ALSO{i}": self.bootstrap_at(address) for i, address in enumerate(self._also)}
         protocol = "PLAINTEXT" if self._security is None else "SASL_SSL"
         protocols = [*(f"{name}:{protocol}" for name in names), "CONTROLLER:PLAINTEXT"]
         advertised = ",".join(f"{name}://{address}" for name, address in names.items())

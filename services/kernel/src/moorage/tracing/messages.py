@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from moorage import trace as traces
-from moorage.tracing import Span, Tracer, Unrecorded
+from moorage.trace import Trace
+from moorage.tracing import NullTracer, Span, Tracer, Unrecorded
 
 _MOST_LINKS: Final = 32
 
@@ -21,8 +22,8 @@ def publishing(tracer: Tracer, parents: Iterable[str | None], *, count: int) -> 
     Args:
         parents: the messages' ``traceparent``, in their order.
     """
-    recorded = []
-    for text in parents:
+    recorded: list[Trace] = []
+    for text in () if isinstance(tracer, NullTracer) else parents:
         parent = traces.parse(text)
         if parent is not None and parent.sampled:
             recorded.append(parent)

@@ -20,6 +20,10 @@ class Kept:
 class AnswerStore(Protocol):
     """Where answers are kept, in the transaction of the scope."""
 
+    async def ready(self, scope: Scope) -> bool:
+        """Whether answers can be kept: not in a schema that nobody has migrated."""
+        ...
+
     async def claim(self, scope: Scope, key: bytes) -> Kept | None:
         """Hold *key* until the transaction ends; the answer that it has already, or None.
 

@@ -203,3 +203,20 @@ async def test_what_has_expired_counts_no_longer_and_is_removed(
     await connection.close()
     assert await kept.clean_once(pool) == 1
     assert await count(schema, "moorage_idempotency") == 0
+
+
+async def test_without_the_kernels_tables_keys_are_ignored_where_they_may_be(
+    serve: Serve, moorage_database: SchemaDatabase
+) -> None:
+    """As of a Module with ``migrations: none``."""
+    connection = await asyncpg.connect(moorage_database.owner_dsn)
+    await connection.execute(
+        "CREATE TABLE keyed_thing (id uuid, name text, created_at timestamptz, updated_at timestamptz)"
+    )
+    await connection.close()
+    rules = [rule(name, auth="optional") for name in ("make", "must")]
+    shop = await serve(shop_module(), rules, environ={"DATABASE_DSN": moorage_database.app_dsn})
+    client, headers, body = shop.client(), key(), {"name": "a"}
+    assert (await client.post("/make", headers=headers, json=body)).status == 201
+    assert (await client.post("/make", headers=headers, json=body)).status == 201
+    assert (await client.post("/must", headers=headers, json=body)).status == 503

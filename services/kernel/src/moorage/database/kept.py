@@ -35,6 +35,7 @@ STEPS: Final = (
         """,
     ),
 )
+_READY: Final = text("SELECT to_regclass('moorage_idempotency') IS NOT NULL")
 _LOCK: Final = text(
     "SELECT pg_try_advisory_xact_lock(hashtextextended(current_schema() || encode(:key, 'hex'), 0))"
 )
@@ -72,6 +73,16 @@ class KeptAnswers:
     def __init__(self, unit: Callable[[Scope], Awaitable[Db]], ttl: float) -> None:
         self._unit = unit
         self._ttl = ttl
+        self._ready = False
+
+    async def ready(self, scope: Scope) -> bool:
+        """See the protocol; asked again until there is the table."""
+        if not self._ready:
+            session = (await self._unit(scope)).session
+            self._ready = bool(await session.scalar(_READY))
+            if not self._ready:
+                log.warning("idempotency keys are ignored: the schema has not the kernel's tables")
+        return self._ready
 
     async def claim(self, scope: Scope, key: bytes) -> Kept | None:
         """See the protocol."""

@@ -86,9 +86,11 @@ async def keyed(context: Context, store: AnswerStore | None, *, required: bool) 
     given = context.web.headers.getall(HEADER, [])
     if not given and required:
         raise BadRequest(f"This needs an {HEADER}.", code="idempotency_key_missing")
-    if not given or store is None:
+    if not given:
+        return None
+    if store is None or not await store.ready(context):
         if required:
-            raise Unavailable(reason="idempotent=True needs a database")
+            raise Unavailable(reason="idempotent=True needs a database with the kernel's tables")
         return None
     # The draft has a quoted string (RFC 8941); many clients send the value without quotes.
     key = given[0].strip().removeprefix('"').removesuffix('"')

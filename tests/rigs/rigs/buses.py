@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]  # has neither stubs nor py.typed
 from pydantic import SecretStr
 
 from moorage.config.settings import Database

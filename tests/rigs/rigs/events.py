@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]  # has neither stubs nor py.typed
 import pytest
 from pydantic import SecretStr
 from sqlalchemy.pool import NullPool

@@ -40,7 +40,7 @@ def follow(page, broker: kafka.Broker) -> None:
     commands = [shlex.split(line) for line in lines if line.startswith("kafka-")]
     assert len(commands) == 4
     for command, *arguments in commands:
-        known = {"$BROKERS": broker.bootstrap, "admin.properties": admin}
+        known = {"kafka-0:9093": broker.bootstrap, "admin.properties": admin}
         broker.run(command, *(known.get(one, one) for one in arguments))
 
 

@@ -1,6 +1,7 @@
 """What Prometheus reads: bounded labels, gauges that are asked, examples that lead to traces."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -150,6 +151,34 @@ async def test_the_admin_port_speaks_both_formats(metrics: Metrics) -> None:
             assert "trace_id" in text
     finally:
         await runner.cleanup()
+
+
+async def test_gauges_are_asked_in_the_event_loop_and_the_text_is_written_by_a_thread(
+    metrics: Metrics,
+) -> None:
+    where: list[bool] = []
+
+    def here() -> float:
+        where.append(threading.current_thread() is threading.main_thread())
+        return len(where)
+
+    metrics.gauge_function("asked", "Asked.", here)
+    bodies = await asyncio.gather(*(metrics.read("") for _ in range(3)))
+    assert where == [True] * 3
+    assert [f"asked {n}.0".encode() in body for n, (body, _) in enumerate(bodies, 1)] == [True] * 3
+
+
+async def test_requests_do_not_wait_for_who_reads_the_metrics(metrics: Metrics) -> None:
+    """The event loop goes on while the text is made."""
+    for number in range(500):
+        metrics.answered("GET", f"/{number}", 200, 0.01, None)
+    reading = asyncio.create_task(metrics.read("application/openmetrics-text"))
+    turns = 0
+    while not reading.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 50
+    assert (await reading)[0].count(b"\n") > 5000
 
 
 class _NoPolicy:

@@ -100,6 +100,8 @@ class Metrics:
 
     def __init__(self, *, module: str, version: str, revision: str) -> None:
         self.registry = CollectorRegistry()
+        self._asked: list[_Asked] = []
+        self._reading = asyncio.Lock()
         self._families: dict[str, tuple[type, tuple[str, ...], Family[Any]]] = {}
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
@@ -168,7 +170,9 @@ class Metrics:
         Raises:
             ValueError: there is a metric of that name.
         """
-        self.registry.register(_Asked(name, help, function, tuple(labels), self._overflowing(name)))
+        asked = _Asked(name, help, function, tuple(labels), self._overflowing(name))
+        self.registry.register(asked)
+        self._asked.append(asked)
 
     def _family(
         self,
@@ -257,6 +261,16 @@ class Metrics:
             return body, _OPENMETRICS
         return self.exposition(), CONTENT_TYPE
 
+    async def read(self, accept: str) -> tuple[bytes, str]:
+        """As `exposed`, written by a thread: 300 routes make 6,000 lines, for which requests should not wait.
+
+        Gauges are asked before, in the event loop, to which what they look at belongs. One reader at a time.
+        """
+        async with self._reading:
+            for asked in self._asked:
+                asked.ask()
+            return await asyncio.to_thread(self.exposed, accept)
+
 
 _OPENMETRICS: Final = openmetrics_exposition.CONTENT_TYPE_LATEST
 
@@ -275,13 +289,22 @@ class _Asked(Collector):
         self._name, self._help, self._function = name, help, function
         self._labels, self._overflow = labels, overflow
         self._failed = False
+        self._asked: Sequence[GaugeMetricFamily] | None = None
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         """Its name, for the registry to refuse a second one."""
         return [GaugeMetricFamily(self._name, self._help, labels=self._labels)]
 
+    def ask(self) -> None:
+        """Ask now for the next `collect`, which may be in another thread."""
+        self._asked = self._values_now()
+
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Its values now."""
+        """Its values when it was asked, or now."""
+        asked, self._asked = self._asked, None
+        return self._values_now() if asked is None else asked
+
+    def _values_now(self) -> Sequence[GaugeMetricFamily]:
         family = GaugeMetricFamily(self._name, self._help, labels=self._labels)
         try:
             for values, value in self._values().items():

@@ -54,7 +54,7 @@ def create_admin(
         return json_response({"status": status, "checks": checks}, 200 if is_ready else 503)
 
     async def exposition(request: web.Request) -> web.Response:
-        body, content_type = metrics.exposed(request.headers.get("Accept", ""))
+        body, content_type = await metrics.read(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type, "Vary": "Accept"})
 
     async def watching(_: web.Application) -> AsyncIterator[None]:

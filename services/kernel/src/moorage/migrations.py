@@ -46,7 +46,8 @@ def tenanted(
     Adds what is missing of: the column ``tenant_id`` with the transaction's tenant as its default, the unique
     constraint on ``tenant_id`` and *key* that other tables' foreign keys refer to (and by which a tenant's rows are
     found), row-level security that holds for the table's owner too, the policy that compares ``tenant_id``, and one by
-    which the owner, that is, a migration, reaches every row. Run it again to mend what was changed by hand.
+    which a session of the owner, that is, a migration, reaches every row. Run it again to mend what was changed by
+    hand.
 
     Args:
         existing: the tenant of rows that are there already; ``None``: there are none without a tenant, else the
@@ -78,7 +79,7 @@ def tenanted(
     op.execute(f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     _policy(name, tenancy.UNTENANTED_MARK, None)
     _policy(name, tenancy.TENANT_POLICY, _TENANTS_ROWS)
-    _policy(name, tenancy.OWNER_POLICY, "true", role="CURRENT_USER")
+    _owner_policy(name)
     _policy(name, tenancy.SYSTEM_POLICY, _SYSTEM_ROWS if system else None)
 
 
@@ -103,11 +104,23 @@ def _unless(query: str, statement: str) -> None:
     op.execute(f"DO $$ BEGIN IF NOT EXISTS ({query}) THEN {statement}; END IF; END $$")
 
 
-def _policy(table: str, name: str, condition: str | None, *, role: str = "PUBLIC") -> None:
+def _policy(table: str, name: str, condition: str | None) -> None:
     """Make the policy anew; ``None``: only take it away."""
     op.execute(f"DROP POLICY IF EXISTS {name} ON {table}")
     if condition is not None:
-        op.execute(f"CREATE POLICY {name} ON {table} TO {role} USING ({condition}) WITH CHECK ({condition})")
+        op.execute(f"CREATE POLICY {name} ON {table} TO PUBLIC USING ({condition}) WITH CHECK ({condition})")
+
+
+def _owner_policy(table: str) -> None:
+    """Let the owner reach every row in sessions of its own: not where a view, or a function, of the owner's runs for
+    somebody else.
+    """
+    op.execute(f"DROP POLICY IF EXISTS {tenancy.OWNER_POLICY} ON {table}")
+    statement = (
+        f"CREATE POLICY {tenancy.OWNER_POLICY} ON %1$s TO CURRENT_USER "
+        "USING (session_user = %2$L) WITH CHECK (session_user = %2$L)"
+    )
+    op.execute(f"DO $$ BEGIN EXECUTE format({_literal(statement)}, {_literal(table)}, current_user); END $$")
 
 
 def _key_constraint(table: str, key: Sequence[str]) -> str:

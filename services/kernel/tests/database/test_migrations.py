@@ -179,6 +179,12 @@ async def test_errors_name_neither_password_nor_values(package: Package, dsn: st
     assert "sesame" not in str(caught.value)
 
 
+def test_the_sql_is_written_as_the_migration_says_it(package: Package) -> None:
+    package.add("0001", "op.execute(r\"UPDATE post SET a = '50%' WHERE b LIKE 'x%' AND c::text = ' \\:d'\")")
+    written = as_sql(package.migrator("postgresql://nobody@127.0.0.1:9/none"))
+    assert "UPDATE post SET a = '50%' WHERE b LIKE 'x%' AND c::text = ' :d';" in written
+
+
 def test_the_sql_can_be_written_without_a_database(package: Package) -> None:
     package.add("0001", "op.create_table('post', sa.Column('id', sa.Integer))")
     written = as_sql(package.migrator("postgresql://nobody@127.0.0.1:9/none"))

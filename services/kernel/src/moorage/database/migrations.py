@@ -177,6 +177,7 @@ class Migrator:
         with explained(), environment:
             environment.configure(
                 dialect_name="postgresql",
+                dialect_opts={"paramstyle": "named"},  # else every % would be written twice
                 literal_binds=True,
                 output_buffer=out,
                 transaction_per_migration=True,

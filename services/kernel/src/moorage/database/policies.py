@@ -64,11 +64,11 @@ def _of_table(name: str, row: Mapping[str, Any]) -> Iterator[Finding]:
             f"table {name}", f"it {what} policy {tenancy.TENANT_POLICY} than the standard one; {mend}"
         )
     owner = policies.pop(tenancy.OWNER_POLICY, None)
-    if owner is None or owner["roles"] != [row["owner"]]:
+    if owner is None or not _is_owners(owner, row["owner"]):
         yield Finding(
             f"table {name}",
-            f"policy {tenancy.OWNER_POLICY} is not for the owner {row['owner']} alone, whose migrations "
-            f"{'see no rows' if owner is None else 'need it'}; {mend}",
+            f"policy {tenancy.OWNER_POLICY} is not the standard one, for sessions of the owner {row['owner']} alone; "
+            f"migrations reach every row by it; {mend}",
         )
     system = policies.pop(tenancy.SYSTEM_POLICY, None)
     if system is not None and tenancy.SCOPE_SETTING not in str(system["using"]):
@@ -88,6 +88,15 @@ def _compares(policy: Mapping[str, Any]) -> bool:
     """Whether it is for everybody and everything, and lets the tenant's own rows through, no others."""
     conditions = {_plain(policy["using"]), _plain(policy["check"])}
     return policy["permissive"] and policy["all"] and policy["roles"] == [] and conditions == {_WANTED}
+
+
+def _is_owners(policy: Mapping[str, Any], owner: str) -> bool:
+    wanted = {_plain(f"session_user = '{owner}'")}
+    conditions = {
+        _plain(policy["using"]).removesuffix("::name"),
+        _plain(policy["check"]).removesuffix("::name"),
+    }
+    return policy["roles"] == [owner] and conditions == wanted
 
 
 def _plain(condition: str | None) -> str:
@@ -111,13 +120,13 @@ def _of_views(connection: Connection) -> Iterator[Finding]:
         elif version < _POSTGRES_15:
             yield Finding(
                 f"view {name}",
-                "before PostgreSQL 15 a view reads with its owner's rights, so with the rows of all tenants; query the "
-                "table, or use PostgreSQL 15 or later",
+                "before PostgreSQL 15 a view can only read with its owner's rights, not with those of whoever asks; "
+                "query the table, or use PostgreSQL 15 or later",
             )
         elif not row["invoker"]:
             yield Finding(
                 f"view {name}",
-                "it reads with its owner's rights, so with the rows of all tenants; make it "
+                "it reads with its owner's rights, not with those of whoever asks; make it "
                 f"CREATE VIEW {name} WITH (security_invoker = true) AS …",
             )
 

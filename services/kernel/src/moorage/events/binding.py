@@ -1,7 +1,7 @@
 """A module's event handlers, understood: what each parameter gets, worked out once, when the process starts."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,17 @@ from moorage.events.event import Event, EventInfo
 from moorage.module import DeclarationError, Module, Reaction
 from moorage.scope import Provider, Scope
 
-Resolve = Callable[[Scope, Event], Awaitable[object]]
-
 
 @dataclass(frozen=True)
 class Bound:
     """One handler of events."""
 
     reaction: Reaction
-    parameters: Mapping[str, Resolve]
+    events: tuple[str, ...]
+    """Parameters that get the event."""
+    infos: tuple[str, ...]
+    """Those that get its `EventInfo`."""
+    providers: tuple[tuple[str, Provider], ...]
     provided: frozenset[type]
 
     @property
@@ -33,8 +35,12 @@ class Bound:
         return self.reaction.event.__event_type__
 
     async def call(self, scope: Scope, event: Event) -> None:
-        """Resolve the parameters in their order and call the function."""
-        arguments = {name: await resolve(scope, event) for name, resolve in self.parameters.items()}
+        """Fill the parameters and call the function."""
+        arguments: dict[str, object] = dict.fromkeys(self.events, event)
+        for name in self.infos:
+            arguments[name] = scope.found[EventInfo]
+        for name, provide in self.providers:
+            arguments[name] = await provide(scope)
         await self.reaction.function(**arguments)  # type: ignore[misc]  # `bind` has seen that it is no generator
 
 
@@ -50,22 +56,24 @@ def bind(module: Module, providers: Mapping[type, Provider]) -> dict[str, Bound]
 def _bind(reaction: Reaction, providers: Mapping[type, Provider]) -> Bound:
     if not inspect.iscoroutinefunction(reaction.function):
         raise DeclarationError(f"{reaction.where} must be `async def`, without `yield`")
-    resolvers: dict[str, Resolve] = {}
+    events: list[str] = []
+    infos: list[str] = []
+    given: list[tuple[str, Provider]] = []
     provided: set[type] = set()
     for name, annotation, _ in parameters.declared(reaction.function):
         kind, _ = parameters.without_none(annotation)
         if kind is reaction.event:
-            resolvers[name] = _event
+            events.append(name)
         elif isinstance(kind, type) and kind in providers:
             provided.add(kind)
-            resolvers[name] = _given(providers[kind])
+            given.append((name, providers[kind]))
         elif kind is EventInfo:
-            resolvers[name] = _info
+            infos.append(name)
         elif isinstance(kind, type) and issubclass(kind, Config):
-            resolvers[name] = _given(parameters.group(kind))
+            given.append((name, parameters.group(kind)))
         else:
             raise DeclarationError(_useless(reaction, name, annotation))
-    return Bound(reaction, resolvers, frozenset(provided))
+    return Bound(reaction, tuple(events), tuple(infos), tuple(given), frozenset(provided))
 
 
 def _useless(reaction: Reaction, name: str, annotation: Any) -> str:
@@ -79,18 +87,3 @@ def _useless(reaction: Reaction, name: str, annotation: Any) -> str:
         f"{reaction.event.__qualname__}, EventInfo, Db (with a database configured), the module's Config and what "
         "ports provide; there is neither request nor user"
     )
-
-
-async def _event(_: Scope, event: Event) -> object:
-    return event
-
-
-async def _info(scope: Scope, _: Event) -> object:
-    return scope.found[EventInfo]
-
-
-def _given(provider: Provider) -> Resolve:
-    async def resolve(scope: Scope, _: Event) -> object:
-        return await provider(scope)
-
-    return resolve

@@ -3,7 +3,6 @@
 Written and read strictly; only what the emitter's own data holds is read with tolerance, by `Event`.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -103,7 +102,7 @@ def encode(event: Event, origin: Origin, *, id: UUID, time: datetime) -> str:
         traces.inject(attributes, origin.trace)
     data = event.__pydantic_serializer__.to_json(event).decode()
     # The data is encoded once, and put in as it is.
-    text = f'{json.dumps(attributes, ensure_ascii=False)[:-1]}, "data": {data}}}'
+    text = f'{pydantic_core.to_json(attributes).decode()[:-1]},"data":{data}}}'
     if len(text) > LARGEST // 4 and (size := len(text.encode())) > LARGEST:
         raise ValueError(
             f"{event.__event_type__}: encoded it has {size} bytes, more than {LARGEST}; an event says what happened: "

@@ -1,13 +1,12 @@
 """From a message on the bus to a call of its handler."""
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
 
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from moorage import scope as scopes
 from moorage.database.db import TENANCY, Db
@@ -19,7 +18,7 @@ from moorage.events.cloudevents import Envelope, Undecodable, decode, read
 from moorage.events.event import Event, EventInfo
 from moorage.events.meters import Meters
 from moorage.scope import Scope
-from moorage.tracing import Tracer
+from moorage.tracing import Span, Tracer
 
 UNREADABLE: str = "(unreadable)"
 """Source of a message that is no CloudEvent: it has none that one could believe."""
@@ -100,35 +99,44 @@ class Handling:
         if session.info[TENANCY] != Tenancy.of(envelope.tenant):
             await self.pool.switch(db, envelope.tenant)
         began = time.perf_counter()
-        attributes = {"messaging.operation.type": "process", "messaging.message.id": envelope.id}
-        links = () if envelope.trace is None else (envelope.trace,)
-        span = self.tracer.span(
-            f"process {envelope.type}",
-            kind="consumer",
-            trace=envelope.trace,
-            links=links,
-            attributes=attributes,
-        )
-        with span as here, bound_contextvars(event_type=envelope.type, event_id=envelope.id):
-            async with asyncio.timeout(self.timeout), AsyncExitStack() as stack:
-                scope = Scope(
-                    stack=stack,
-                    groups=self.groups(),
-                    trace=here.trace,
-                    request_id=envelope.request_id or os.urandom(16).hex(),
-                    tenant=envelope.tenant,
-                    deadline=asyncio.get_running_loop().time() + self.timeout,
-                    found={Db: db, EventInfo: info},
-                )
-                token = scopes.current.set(scope)
-                try:
-                    await self.bound[envelope.type].call(scope, event)
-                    for work in scope.before_answer:
-                        await work()
-                finally:
-                    scopes.current.reset(token)
-            if session.new or session.dirty or session.deleted:
-                await session.flush()
+        request_id = envelope.request_id or envelope.id
+        logged = bind_contextvars(event_type=envelope.type, event_id=envelope.id, request_id=request_id)
+        try:
+            with self._span(envelope) as span:
+                async with asyncio.timeout(self.timeout) as limit, AsyncExitStack() as stack:
+                    scope = Scope(
+                        stack=stack,
+                        groups=self.groups(),
+                        trace=span.trace,
+                        request_id=request_id,
+                        tenant=envelope.tenant,
+                        deadline=limit.when(),
+                        found={Db: db, EventInfo: info},
+                    )
+                    await self._call(scope, event)
+                if session.new or session.dirty or session.deleted:
+                    await session.flush()
+        finally:
+            reset_contextvars(**logged)
         # The next event of the batch finds nothing of this one in memory, as if it had a transaction of its own.
         session.expunge_all()
         self.meters.took(envelope.type, time.perf_counter() - began)
+
+    async def _call(self, scope: Scope, event: Event) -> None:
+        token = scopes.current.set(scope)
+        try:
+            await self.bound[event.__event_type__].call(scope, event)
+            for work in scope.before_answer:
+                await work()
+        finally:
+            scopes.current.reset(token)
+
+    def _span(self, envelope: Envelope) -> AbstractContextManager[Span]:
+        """A span below the emitter's, so that one trace leads from the request to here; linked to it as well."""
+        return self.tracer.span(
+            f"process {envelope.type}",
+            kind="consumer",
+            trace=envelope.trace,
+            links=() if envelope.trace is None else (envelope.trace,),
+            attributes={"messaging.operation.type": "process", "messaging.message.id": envelope.id},
+        )

@@ -154,7 +154,7 @@ class EventsPort:
             publisher,
             self._outbox.stored,
             self._meters,
-            connect=link.connect,
+            link=link,
             options=options,
             tracer=self.assembly.tracer,
         )

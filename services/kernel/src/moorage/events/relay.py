@@ -9,7 +9,6 @@ before, and the row that the other has not sent yet it cannot delete, its lease'
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,13 +20,17 @@ from moorage.events.bus import BusUnavailable, Message, Publisher
 from moorage.events.cloudevents import CONTENT_TYPE
 from moorage.events.lease import Lease
 from moorage.events.meters import Meters
+from moorage.events.postgres_link import Link
 from moorage.tracing import Tracer
 from moorage.tracing.messages import publishing
 
 log = structlog.get_logger("moorage.events")
 
 _READ: Final = "SELECT seq, topic, key, event FROM moorage_outbox ORDER BY seq LIMIT $1"
-_DELETE: Final = f"DELETE FROM moorage_outbox WHERE seq = ANY ($3::bigint[]) AND {Lease.FENCE}"  # noqa: S608 - constants
+_DELETE: Final = f"""
+WITH gone AS (DELETE FROM moorage_outbox WHERE seq = ANY ($3::bigint[]) AND {Lease.FENCE} RETURNING seq)
+SELECT count(*) FROM gone
+"""  # noqa: S608 - constants
 _COUNT: Final = "SELECT count(*) FROM (SELECT FROM moorage_outbox LIMIT $1) AS counted"
 _COUNTED: Final = 100_000
 """Rows that are counted at most, for the gauge: a long outbox should not cost more the longer it gets."""
@@ -36,9 +39,6 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 _LAST_WORDS: Final = 2.0
 _KEEPALIVE: Final = 30.0
-
-Connect = Callable[[], Awaitable[Any]]
-"""Opens an asyncpg connection straight to the server."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Relay:
 
     Args:
         stored: set when this process has committed events; cleared here.
-        connect: for `LISTEN`, past any pooler; what other processes commit is found by polling while it fails.
+        link: connections of its own, so that it never waits behind requests; `LISTEN` goes past any pooler, and what
+            other processes commit is found by polling while it fails.
     """
 
     def __init__(
@@ -65,15 +66,15 @@ class Relay:
         stored: asyncio.Event,
         meters: Meters,
         *,
-        connect: Connect,
+        link: Link,
         options: RelayOptions,
         tracer: Tracer,
     ) -> None:
-        self._engine = engine
+        self._fetch = link.fetch
         self._publisher = publisher
         self._stored = stored
         self._meters = meters
-        self._connect = connect
+        self._link = link
         self._options = options
         self._tracer = tracer
         self._lease = Lease(engine, "relay", seconds=options.lease)
@@ -85,6 +86,7 @@ class Relay:
 
     async def run(self) -> None:
         """Work until cancelled; then the lease is free at once. Never raises for what goes wrong outside."""
+        await self._link.open()
         listening = asyncio.create_task(self._listen(), name="events outbox listener")
         pause = _FIRST_PAUSE
         try:
@@ -107,6 +109,7 @@ class Relay:
                     async with asyncio.timeout(_LAST_WORDS):
                         await self._lease.release()
                         await self._notify()
+            await self._link.close()
 
     # -- one turn
 
@@ -159,28 +162,20 @@ class Relay:
         Raises:
             BusUnavailable: they stay where they are.
         """
-        rows = await self._rows()
+        rows = await self._fetch(_READ, self._options.batch)
         if not rows:
             return 0
         messages = [_message(row) for row in rows]
         parents = (message.headers.get("traceparent") for message in messages)
         with publishing(self._tracer, parents, count=len(messages)):
             await self._publisher.publish(messages)
-        async with self._engine.begin() as connection:
-            answer = await connection.exec_driver_sql(
-                _DELETE, (self._lease.name, self._lease.token or 0, [row[0] for row in rows])
-            )
-            gone = int(answer.rowcount)
+        seqs = [row[0] for row in rows]
+        gone = int((await self._fetch(_DELETE, self._lease.name, self._lease.token or 0, seqs))[0][0])
         if gone == 0:
             self._lease.token = None  # somebody else has the lease: ask anew
             return 0
         self._meters.published(gone)
         return len(rows)
-
-    async def _rows(self) -> Sequence[Any]:
-        async with self._engine.connect() as connection:
-            answer = await connection.exec_driver_sql(_READ, (self._options.batch,))
-            return answer.all()
 
     # -- what others see
 
@@ -204,9 +199,7 @@ class Relay:
 
     async def pending(self) -> int:
         """Rows in the outbox, at most 100,000 counted."""
-        async with self._engine.connect() as connection:
-            answer = await connection.exec_driver_sql(_COUNT, (_COUNTED,))
-            return int(answer.scalar_one())
+        return int((await self._fetch(_COUNT, _COUNTED))[0][0])
 
     # -- other processes
 
@@ -214,8 +207,7 @@ class Relay:
         """Wake the process that leads; not as part of commits, since a notification takes a lock that all of them
         share.
         """
-        async with self._engine.begin() as connection:
-            await connection.exec_driver_sql(f"SELECT pg_notify({_CHANNEL}, '')")
+        await self._fetch(f"SELECT pg_notify({_CHANNEL}, '')")
 
     async def _listen(self) -> None:
         """Keep a connection that hears other processes' commits; while there is none, polling finds them."""
@@ -223,7 +215,7 @@ class Relay:
         while True:
             connection = None
             try:
-                connection = await self._connect()
+                connection = await self._link.connect()
                 if await connection.fetchval("SELECT pg_backend_pid()") != connection.get_server_pid():
                     return  # a pooler, which makes one up: it would not pass notifications on
                 ended = asyncio.Event()
@@ -252,7 +244,7 @@ def _message(row: Any) -> Message:
     _, topic, key, event = row
     headers = {"content-type": CONTENT_TYPE}
     # The envelope's attributes stand before the data (`cloudevents.encode`); reading all of it would cost more.
-    _, found, rest = event[: event.find('"data": ')].partition('"traceparent": "')
+    _, found, rest = event[: event.find('"data":')].partition('"traceparent":"')
     if found:
         headers["traceparent"] = rest.partition('"')[0]
     return Message(topic=topic, key=key, body=event.encode(), headers=headers)

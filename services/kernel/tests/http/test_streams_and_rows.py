@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from moorage import CursorPage, CursorPaging, Db, Model, Module, Out, Table
+from moorage import CursorPage, CursorPaging, Database, Db, Model, Module, Out, Table, WebSocket
 from moorage.testing import ModuleHarness, SchemaDatabase
 
 pytestmark = pytest.mark.postgres
@@ -131,6 +131,34 @@ async def test_a_deadline_ends_the_statement_and_undoes_the_work(
     )
     await connection.close()
     assert running == 0, "the server works on for nobody"
+
+
+async def test_a_websocket_holds_no_transaction_open(serve: Serve, schema: SchemaDatabase) -> None:
+    module = Module("shop")
+
+    async def load(n: int, db: Db) -> StreamedThing | None:
+        return await db.scalar(select(StreamedThing).where(StreamedThing.n == n).with_for_update())
+
+    @module.websocket("talk", resource=load)
+    async def talk(thing: StreamedThing, socket: WebSocket[int, int], database: Database) -> None:
+        async for number in socket:
+            async with database.unit() as db:
+                await db.add(StreamedThing(n=number))
+            await socket.send(thing.n + number)
+
+    rule = {"name": "talk", **GET, "path": "/{n}"}
+    shop = await serve(module, [rule], environ={"DATABASE_DSN": schema.app_dsn})
+    connection = await asyncpg.connect(schema.owner_dsn)
+    await connection.execute("INSERT INTO streamed_thing (id, n) VALUES (gen_random_uuid(), 1)")
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="404"):
+            await session.ws_connect(f"{shop.url}/2")
+        async with session.ws_connect(f"{shop.url}/1") as socket:
+            await socket.send_json(10)
+            assert await socket.receive_json() == 11
+            await connection.execute("SET lock_timeout = '2s'; UPDATE streamed_thing SET n = 5 WHERE n = 1")
+    await connection.close()
+    assert await count(schema) == 2
 
 
 async def test_lists_by_cursor_over_http(serve: Serve, schema: SchemaDatabase) -> None:

@@ -1,6 +1,7 @@
 """A module's handlers, understood and ready to be dispatched by a rule's name."""
 
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -60,8 +61,15 @@ class Bound:
         return response
 
     async def connect(self, context: Context, guard: Guard, sockets: Sockets) -> web.StreamResponse:
-        """Load the resource, ask the guard about it, and let the handler talk with the client."""
-        await self.load(context, guard)
+        """Load the resource, ask the guard about it, and let the handler talk with the client.
+
+        What was opened for the loader is finished before: a unit of work would be open as long as the connection.
+        """
+        outer, found = context.stack, dict(context.found)
+        async with AsyncExitStack() as context.stack:
+            await self.load(context, guard)
+        context.stack, context.found, context.run = outer, found, None
+        context.before_answer.clear()
         assert self.handler.socket is not None
         return await sockets.serve(context, self.handler.socket, self.signature.socket, self.signature.call)
 

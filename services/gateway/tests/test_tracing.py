@@ -26,6 +26,8 @@ def _no_variables(monkeypatch):
 async def app(request):
     if request.path == "/posts/slow":
         await asyncio.sleep(5)
+    if request.path == "/posts/broken":
+        return web.Response(status=503)
     return web.json_response({name.lower(): value for name, value in request.headers.items()})
 
 
@@ -119,6 +121,18 @@ async def test_a_refusal_is_no_failure_and_a_timeout_is(collector, sidecar, net)
     }
     [onward] = [span for span in collector.spans if span.kind == "client"]
     assert onward.failed
+
+
+async def test_an_upstreams_failure_is_one_at_both_sides(collector, sidecar, net):
+    url, _ = await sidecar(collector.url)
+    client = await net.client()
+    async with client.get(url + "/posts/broken") as response:
+        assert response.status == 503
+    await collector.wait(2)
+    assert {(span.kind, span.failed, span.attributes["error.type"]) for span in collector.spans} == {
+        ("client", True, "503"),
+        ("server", True, "503"),
+    }
 
 
 async def test_without_a_collector_traces_still_pass(sidecar, net):

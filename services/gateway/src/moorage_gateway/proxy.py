@@ -20,7 +20,7 @@ from moorage.guard.engine import Decision, Guard, RequestFacts, receive
 from moorage.http.server import SECURITY_HEADERS, error_response
 from moorage.metrics import UNMATCHED, Metrics
 from moorage.tracing import NullTracer, Span, Tracer
-from moorage.tracing.http import calling, served, serving
+from moorage.tracing.http import calling, passed, served, serving
 from moorage_gateway import message
 from moorage_gateway.forward import headers as fields
 from moorage_gateway.forward import http, websocket
@@ -210,7 +210,7 @@ class Proxy:
         try:
             with calling(self._tracer, facts.method, upstream.origin, target.key) as span:
                 response = await self._forward(request, self._hop(exchange, target, upstream))
-                span.set("http.response.status_code", response.status)
+                passed(span, response.status)
         except http.RefusedError as exc:
             if target.answered:
                 raise

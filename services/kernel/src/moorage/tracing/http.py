@@ -71,3 +71,10 @@ def calling(tracer: Tracer, method: str, origin: str, peer: str) -> Iterator[Spa
     name = method if method in _METHODS else "HTTP"
     with tracer.span(name, kind="client", attributes=attributes) as span:
         yield span
+
+
+def passed(span: Span, status: int) -> None:
+    """Say what the other side of `calling` has answered."""
+    span.set("http.response.status_code", status)
+    if status >= 500:
+        span.failed(str(status))

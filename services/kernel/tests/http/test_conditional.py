@@ -103,7 +103,8 @@ async def test_what_the_client_has_already_is_not_sent_again(shop: ModuleHarness
     assert first.headers["Cache-Control"] == "no-cache"
     for given in (tag, f'"other", {tag}', f"W/{tag}", "*", f'{tag[:-1]}-gzip"'):
         again = await client.get("/hashed?q=x", headers={"If-None-Match": given})
-        assert (again.status, again.content, again.headers["ETag"]) == (304, b"", tag), given
+        same = given if given.endswith('-gzip"') else tag  # that of the bytes which the client has
+        assert (again.status, again.content, again.headers["ETag"]) == (304, b"", same), given
     for given in ('"other"', tag.strip('"'), ""):
         assert (await client.get("/hashed?q=x", headers={"If-None-Match": given})).status == 200
     assert (await client.get("/hashed?q=y")).headers["ETag"] != tag

@@ -28,6 +28,8 @@ def compress(
     """Compress the answer, if all agree. A strong entity tag is of the bytes, so it gets the coding's name, too."""
     if not enabled or not handler.compress or response.prepared or not isinstance(response, web.Response):
         return
+    if response.status == 304:
+        response.headers.add("Vary", "Accept-Encoding")
     content = response.body
     if not isinstance(content, bytes) or not _TEXT.fullmatch(response.headers.get("Content-Type", "")):
         return

@@ -49,12 +49,11 @@ def require(context: Context, current: str | None) -> None:
         PreconditionFailed: the change must not be made.
     """
     headers = context.web.headers
-    if (wanted := headers.getall("If-Match", None)) is not None and not _matches(
-        wanted, current, weakly=False
-    ):
+    wanted = headers.getall("If-Match", None)
+    if wanted is not None and _matches(wanted, current, weakly=False) is None:
         raise PreconditionFailed
-    unwanted = headers.getall("If-None-Match", None)
-    if unwanted is not None and context.resource is not None and _matches(unwanted, current, weakly=True):
+    unwanted = headers.getall("If-None-Match", [])
+    if context.resource is not None and _matches(unwanted, current, weakly=True) is not None:
         raise PreconditionFailed("There is one already.")
 
 
@@ -86,8 +85,10 @@ async def tag_answer(
     if made is None:
         return response
     response.headers["ETag"] = f'"{made}"'
-    unwanted = context.web.headers.getall("If-None-Match", None)
-    if context.web.method in SAFE and unwanted is not None and _matches(unwanted, made, weakly=True):
+    unwanted = context.web.headers.getall("If-None-Match", [])
+    if context.web.method in SAFE and (known := _matches(unwanted, made, weakly=True)) is not None:
+        # Of the bytes that the client has: it may have them compressed.
+        response.headers["ETag"] = f'"{known}"'
         kept = {
             name: response.headers[name]
             for name in ("ETag", "Cache-Control", "Vary")
@@ -119,14 +120,15 @@ def tag(content: bytes) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(content).digest()[:18]).decode()
 
 
-def _matches(given: list[str], current: str | None, *, weakly: bool) -> bool:
-    """Whether a list of tags names *current*; ``*`` names anything there is."""
+def _matches(given: list[str], current: str | None, *, weakly: bool) -> str | None:
+    """The tag of a list that names *current*, as it was given; ``*`` names anything there is."""
     text = ", ".join(given).strip()
     if text == "*":
-        return True
-    return current is not None and any(
-        _plain(found) == current for weak, found in _TAG.findall(text) if weakly or not weak
-    )
+        return current or "*"
+    for weak, found in _TAG.findall(text):
+        if (weakly or not weak) and _plain(found) == current:
+            return str(found)
+    return None
 
 
 def _plain(found: str) -> str:

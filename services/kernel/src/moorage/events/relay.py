@@ -123,6 +123,7 @@ class Relay:
             await self._gauge()
             await self._wait()
         else:
+            self._meters.pending(0)  # whoever leads says how many there are
             await self._wait()
             if self._stored.is_set():
                 self._stored.clear()

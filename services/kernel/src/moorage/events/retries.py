@@ -56,6 +56,7 @@ _WORKERS: Final = 4
 _KEEP_EVERY: Final = 30.0
 _CLEAN_EVERY: Final = 600.0
 _PAUSE: Final = 1.0
+_LOST_PAUSE: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -96,26 +97,27 @@ class Retries:
         self._options = options
         self._lease = Lease(self._pool.engine, "inbox", seconds=options.lease)
         self._tasks: list[asyncio.Task[None]] = []
-        self._stopping = asyncio.Event()
+        self._running: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._cleaned = -_CLEAN_EVERY
 
     async def open(self) -> None:
         """Begin."""
-        names = ["events retries"] * _WORKERS
-        self._tasks = [asyncio.create_task(self._working(), name=name) for name in names]
-        self._tasks.append(asyncio.create_task(self._keeping(), name="events inbox"))
+        self._tasks = [
+            asyncio.create_task(self._claiming(), name="events retries"),
+            asyncio.create_task(self._keeping(), name="events inbox"),
+        ]
 
     async def close(self) -> None:
         """Claim no more, and let handlers that run finish; those that take too long are undone."""
-        self._stopping.set()
-        self._woken.set()
-        *workers, keeper = self._tasks
-        keeper.cancel()
-        _, late = await asyncio.wait(workers, timeout=self._options.drain)
-        for task in late:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(keeper, *late, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=self._options.drain)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         with contextlib.suppress(Exception):
             await self._lease.release()
 
@@ -123,20 +125,42 @@ class Retries:
         """Something was parked: see when it is due."""
         self._woken.set()
 
-    # -- workers
+    # -- one claims, a few work
 
-    async def _working(self) -> None:
-        while not self._stopping.is_set():
+    async def _claiming(self) -> None:
+        while True:
             try:
-                claim = await self._claim()
-                if claim is None:
-                    await self._wait()
-                else:
-                    await self._retry(claim)
-            except Exception as exc:  # noqa: BLE001 - whatever it is: the event stays where it is
+                await self._claim_next()
+            except Exception as exc:  # noqa: BLE001 - whatever it is: the events stay where they are
                 log.warning("parked events wait", reason=f"{type(exc).__name__}: {exc}"[:500])
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), _PAUSE)
+                await asyncio.sleep(_PAUSE)
+
+    async def _claim_next(self) -> None:
+        if len(self._running) >= _WORKERS:
+            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+            return
+        left = await self._due_in()
+        if left is None or left > 0:
+            await self._wait(self._options.poll if left is None else min(left, self._options.poll))
+            return
+        claim = await self._claim()
+        if claim is None:  # another process was faster
+            await asyncio.sleep(_LOST_PAUSE)
+            return
+        task = asyncio.create_task(self._work_on(claim), name=f"event {claim.type}")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _due_in(self) -> float | None:
+        """Seconds until the next parked event is due; None: there is none."""
+        self._woken.clear()
+        async with self._pool.engine.connect() as connection:
+            left = (await connection.exec_driver_sql(_NEXT)).scalar()
+        return None if left is None else float(left)
+
+    async def _wait(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), max(seconds, 0.001))
 
     async def _claim(self) -> _Claim | None:
         async with self._pool.engine.begin() as connection:
@@ -144,16 +168,13 @@ class Retries:
             row: Any = answer.first()
         return None if row is None else _Claim(*row)
 
-    async def _wait(self) -> None:
-        """Until the next one is due, or somebody says that something was parked."""
-        async with self._pool.engine.connect() as connection:
-            left = (await connection.exec_driver_sql(_NEXT)).scalar()
-        self._woken.clear()
-        if self._stopping.is_set():
-            return
-        pause = self._options.poll if left is None else min(max(float(left), 0.01), self._options.poll)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), pause)
+    async def _work_on(self, claim: _Claim) -> None:
+        try:
+            await self._retry(claim)
+        except Exception as exc:  # noqa: BLE001 - such as a database that is away: it is due again by itself
+            log.warning(
+                "a parked event waits", event_id=claim.id, reason=f"{type(exc).__name__}: {exc}"[:500]
+            )
 
     async def _retry(self, claim: _Claim) -> None:
         place = f"{claim.topic}/{claim.partition}/{claim.position}"

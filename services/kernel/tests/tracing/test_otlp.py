@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +17,7 @@ from moorage import trace as traces
 from moorage.config import ConfigError, load
 from moorage.metrics import Metrics
 from moorage.tracing import NullTracer, Tracer, Unrecorded, current_trace, inject
-from moorage.tracing.choosing import Tracing
+from moorage.tracing.choosing import Tracing, endpoint
 from rigs import otlp
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -286,6 +288,14 @@ def test_what_cannot_be_meant_is_said(variables: dict[str, str], said: str, tmp_
         choose(tmp_path, **variables)
 
 
+def test_the_port_of_another_protocol_is_pointed_out(
+    tmp_path: Path, log_lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    settings = load(environ={"TRACING_OTLP_ENDPOINT": "http://collector:4317"}, folder=tmp_path)
+    assert endpoint(settings.tracing, {}) == "http://collector:4317/v1/traces"
+    assert "4318" in log_lines()[0]["message"]
+
+
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
@@ -382,3 +392,30 @@ async def test_lines_say_the_innermost_span(
     assert (within["trace_id"], within["span_id"]) == (inner.trace.trace_id, inner.trace.span_id)
     assert after["span_id"] == outer.trace.span_id
     assert "span_id" not in outside
+
+
+def test_without_the_extra_it_is_said_and_the_process_goes_on(
+    tmp_path: Path, log_lines: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("opentelemetry.sdk.trace", "opentelemetry.sdk.resources"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("moorage.tracing.otlp", "moorage.tracing.sampling"):
+        monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delattr(name, raising=False)
+    chosen = choose(tmp_path, TRACING_OTLP_ENDPOINT="http://127.0.0.1:9")
+    assert isinstance(chosen.tracer, NullTracer)
+    [line] = log_lines()
+    assert "moorage[otlp]" in line["message"]
+
+
+def test_nothing_of_opentelemetry_is_imported_where_nothing_is_exported() -> None:
+    code = (
+        "import sys, pathlib, moorage.serve\n"
+        "from moorage.assembly import Assembly\n"
+        "from moorage.config import load\n"
+        "from moorage import Module\n"
+        "assembly = Assembly.of(Module('notes'), load(environ={}, folder=pathlib.Path('/nowhere')))\n"
+        "print([name for name in sys.modules if name.partition('.')[0] in {'opentelemetry', 'google', 'requests'}])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
+    assert done.stdout == "[]\n"

@@ -114,6 +114,10 @@ def endpoint(tracing: TracingSettings, environ: Mapping[str, str]) -> str:
         base = environ[name]
     if not base.startswith(("http://", "https://")):
         raise ConfigError(f"{name}: {base!r} is not of the form http://host:4318")
+    if base.rstrip("/").endswith(":4317"):
+        log.warning(
+            "port 4317 is usually OTLP's over gRPC; this speaks OTLP over HTTP, usually on 4318", setting=name
+        )
     return base if name == _ENDPOINTS[0] else base.rstrip("/") + _PATH
 
 

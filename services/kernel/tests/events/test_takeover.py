@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import random
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -56,6 +58,7 @@ class Handler:
         self.go_on = asyncio.Event()
         self.go_on.set()
         self.pause = 0.0
+        self.fails: Callable[[], bool] = lambda: False
         self.module = Module("things")
 
         @self.module.on(Changed)
@@ -63,6 +66,8 @@ class Handler:
             self.calls += 1
             values = {"key": event.id, "n": event.n, "who": self.name}
             await db.execute(text("INSERT INTO log (key, n, who) VALUES (:key, :n, :who)"), values)
+            if self.fails():
+                raise RuntimeError("by chance")
             if not self.go_on.is_set():
                 self.waiting.set()
                 await self.go_on.wait()
@@ -241,6 +246,44 @@ async def test_a_bus_that_is_away_for_a_while_costs_nothing(site: Site) -> None:
     site.bus.append(messages(4, 10))
     site.bus.away = False
     await until(lambda: done(site, 80))
+
+
+async def test_handlers_that_fail_at_random_in_two_processes_keep_each_keys_order(site: Site) -> None:
+    chance = random.Random(7)
+    environ = {"EVENTS_BATCH": "20", "EVENTS_FIRST_RETRY": "10ms", "EVENTS_LONGEST_RETRY": "20ms"}
+    environ["EVENTS_SUBSCRIBES"] = json.dumps([{"type": TYPE, "retries": 100}])
+    for name in ("a", "b"):
+        handler = Handler(name)
+        handler.fails = lambda: chance.random() < 0.2
+        await site.start(handler.module, **environ)
+    site.bus.append(messages(8, 25))
+    await until(lambda: done(site, 200), 60)
+    assert await handled(site) == expected(8, 25)
+    await until(lambda: _only_done(site, 200))
+
+
+async def _only_done(site: Site, number: int) -> bool:
+    return await site.states() == {"done": number}
+
+
+async def test_a_process_that_dies_while_it_tries_again_has_used_up_that_try(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "_IDLE_MARGIN", -29.5)  # of 30 s for the handler: the claim ends after 1.5 s
+    first, failures = Handler("first"), [True]
+    first.fails = lambda: bool(failures and failures.pop())
+    process = await site.start(first.module, EVENTS_DRAIN="100ms")
+    site.bus.append(messages(1, 1))
+    await until(lambda: not failures)
+    first.go_on.clear()
+    await asyncio.wait_for(first.waiting.wait(), 5)
+    await process.stop()
+    assert await site.query("SELECT state, attempts FROM moorage_inbox") == [("retry", 2)]
+    await site.start(Handler("second").module)
+    await until(lambda: done(site, 1))
+    assert await site.query("SELECT who FROM log") == ["second"]
+    await until(lambda: _only_done(site, 1))
+    assert await site.query("SELECT attempts FROM moorage_inbox") == [3]
 
 
 async def test_a_slow_handler_pauses_its_partition_alone(site: Site) -> None:

@@ -12,6 +12,7 @@ import structlog
 from moorage.errorbus import ErrorBus, Report, Sink
 from moorage.errorbus.bus import fingerprint
 from moorage.metrics import Metrics
+from moorage.tracing import NullTracer
 
 Lines = Callable[[], list[dict[str, Any]]]
 
@@ -92,6 +93,15 @@ async def test_a_report_has_the_error_its_place_and_who_was_served(made: Made) -
     assert (report.error, report.count, report.fingerprint) == (error, 1, mark)
     assert (report.module, report.version, report.environment) == ("shop", "1", "test")
     assert report.context == {"request_id": "r", "trace_id": "t", "user_id": "u", "where": "posts"}
+
+
+async def test_a_report_names_the_span_in_which_it_happened(made: Made) -> None:
+    sink = Recorder()
+    bus = await made(sink)
+    with NullTracer().span("a") as span:
+        bus.publish(raised())
+    await until(lambda: sink.reports)
+    assert sink.reports[0].context == {"trace_id": span.trace.trace_id, "span_id": span.trace.span_id}
 
 
 async def test_equal_errors_are_one_report_and_then_their_number(made: Made) -> None:

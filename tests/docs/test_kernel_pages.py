@@ -115,6 +115,7 @@ def test_the_bounds_of_logs_are_those_of_the_page(page) -> None:
         redaction._MAX_TEXT,
         redaction._MAX_INNER_TEXT,
         redaction._MAX_VALUES,
+        redaction._MAX_CHARACTERS,
         redaction._MAX_DEPTH,
         logs._MAX_FRAMES,
         Settings().logging.repeats,

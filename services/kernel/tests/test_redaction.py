@@ -104,9 +104,9 @@ def test_a_repr_that_raises_harms_nobody() -> None:
 def test_huge_values_are_cut() -> None:
     event: dict[str, Any] = {"body": "x" * 100_000, "rows": [{"a": "y" * 5000}] * 100_000}
     mask(event)
-    assert len(json.dumps(event)) < 600_000
+    assert len(json.dumps(event)) < 60_000
     assert event["body"].endswith("… (91808 more characters)")
-    assert event["rows"][-1].startswith("… 997")
+    assert event["rows"][-1].startswith("… 999")
     deep: list[Any] = []
     for _ in range(100):
         deep = [deep]

@@ -45,6 +45,7 @@ _MAX_TEXT: Final = 8192
 _MAX_INNER_TEXT: Final = 1024
 _MAX_DEPTH: Final = 6
 _MAX_VALUES: Final = 500
+_MAX_CHARACTERS: Final = 32768
 _MAX_JUDGED: Final = 4096
 
 _judged: dict[str, bool] = {}
@@ -125,13 +126,14 @@ class _Walk:
 
     def __init__(self) -> None:
         self.left = _MAX_VALUES
+        self.room = _MAX_CHARACTERS
 
     def visit(self, value: object, depth: int) -> object:
         self.left -= 1
         if type(value) in _PLAIN:
             return value
         if isinstance(value, str):
-            return text(value, _MAX_INNER_TEXT)
+            return self._text(value)
         if isinstance(value, _SECRET):
             return HIDDEN
         if isinstance(value, enum.Enum):
@@ -139,10 +141,17 @@ class _Walk:
         if isinstance(value, _BY_STR):
             return str(value)
         if isinstance(value, BaseException):
-            return text(f"{type(value).__name__}: {value}", _MAX_INNER_TEXT)
+            return self._text(f"{type(value).__name__}: {value}")
         if depth >= _MAX_DEPTH or self.left <= 0:
             return "…"
         return self._inside(value, depth + 1)
+
+    def _text(self, value: str) -> str:
+        shown = text(value, _MAX_INNER_TEXT)
+        self.room -= len(shown)
+        if self.room < 0:
+            self.left = 0  # whatever comes is left out
+        return shown
 
     def _inside(self, value: object, depth: int) -> object:
         if isinstance(value, Mapping):
@@ -157,7 +166,7 @@ class _Walk:
         if isinstance(value, Collection):
             return self._items(value, depth)
         try:
-            return text(repr(value), _MAX_INNER_TEXT)
+            return self._text(repr(value))
         except Exception as exc:  # noqa: BLE001 - somebody's __repr__; a line about it is still to be written
             return f"({type(value).__name__}, whose repr raised {type(exc).__name__})"
 

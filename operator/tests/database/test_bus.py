@@ -139,14 +139,45 @@ async def test_what_is_no_longer_declared_is_taken_away(installation: Installati
         "blog", ["blog.post.published", "blog.tag.made"], ["blog.post.published"]
     )
     await installation.declare("blog", ["blog.tag.made"])
-    await installation.run(blog, PUBLISH, "blog.tag")
-    for statement in (PUBLISH, BEAT):
-        with pytest.raises(asyncpg.PostgresError, match="not one that"):
-            await installation.run(blog, statement, "blog.post")
+    with pytest.raises(asyncpg.PostgresError, match="not one that"):
+        await installation.run(blog, BEAT, "blog.post")
     await installation.declare("heir", ["blog.post.published"])
+    with pytest.raises(asyncpg.PostgresError, match="not one that"):
+        await installation.run(blog, PUBLISH, "blog.post")
+    with pytest.raises(TopicTakenError, match="default/heir"):
+        await installation.declare("blog", ["blog.post.published"])
+    await installation.run(blog, PUBLISH, "blog.tag")
     await installation.declare("blog", [])
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await installation.run(blog, PUBLISH, "blog.tag")
+
+
+async def test_an_outbox_is_emptied_although_the_new_version_does_not_declare_the_topic(
+    installation: Installation,
+) -> None:
+    """Else what an old process emitted would be stuck, and all later events of the module behind it."""
+    blog = await installation.declare("blog", ["blog.post.published", "blog.tag.made"])
+    await installation.declare("blog", ["blog.tag.made"])
+    for topic in ("blog.post", "blog.tag"):
+        await installation.run(blog, PUBLISH, topic)
+    await installation.declare("blog", ["blog.post.published", "blog.tag.made"])
+    with pytest.raises(TopicTakenError):
+        await installation.declare("heir", ["blog.post.published"])
+
+
+async def test_an_old_process_goes_on_with_what_the_new_version_still_reads(
+    installation: Installation,
+) -> None:
+    both = ["blog.post.published", "blog.tag.made"]
+    await installation.declare("blog", both)
+    search = await installation.declare("search", [], both)
+    await installation.declare("search", [], both[:1])
+    rows = await installation.run(
+        search,
+        "SELECT DISTINCT topic FROM moorage_bus.heartbeat("
+        "gen_random_uuid(), ARRAY['blog.post', 'blog.tag'], '10s', NULL)",
+    )
+    assert [row["topic"] for row in rows] == ["blog.post"]
 
 
 async def test_rights_that_somebody_gave_by_hand_are_revoked(installation: Installation) -> None:

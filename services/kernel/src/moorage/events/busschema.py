@@ -102,8 +102,9 @@ async def ensure_bus(connection: Any, owner_role: str) -> bool:
 async def converge_access(connection: Any, access: Access) -> None:
     """Make what *access* says so, and nothing else: what its Module declared once and no longer does is taken away.
 
-    A topic is made by whoever names it first, and belongs to the first Module that publishes a type in it. A new
-    subscriber begins with the oldest event that is still there. A topic that nobody publishes or reads any more is
+    A topic is made by whoever names it first, and belongs to the first Module that publishes a type in it. One that
+    its owner does not declare any more is anybody's to claim; until then the owner may empty its outbox, which would
+    else be stuck. A new subscriber begins with the oldest event that is still there. A topic without owner and readers is
     deleted with its events. The bus must be `installed`.
 
     Raises:
@@ -124,7 +125,8 @@ async def converge_access(connection: Any, access: Access) -> None:
         me = await _register(connection, access)
         owned = [await _claim(connection, access, me, topic, type_) for topic, type_ in published.items()]
         await connection.execute(
-            "UPDATE moorage_bus.topic SET owner = NULL WHERE owner = $1 AND id <> ALL ($2::integer[])",
+            "UPDATE moorage_bus.topic SET retired = true "
+            "WHERE owner = $1 AND NOT retired AND id <> ALL ($2::integer[])",
             me,
             owned,
         )
@@ -233,7 +235,10 @@ async def _register(connection: Any, access: Access) -> int:
 async def _claim(connection: Any, access: Access, me: int, topic: str, type_: str) -> int:
     found = await _topic(connection, access, topic)
     await connection.execute(
-        "UPDATE moorage_bus.topic SET owner = $2 WHERE id = $1 AND owner IS NULL", found, me
+        "UPDATE moorage_bus.topic SET owner = $2, retired = false "
+        "WHERE id = $1 AND (owner IS NULL OR retired)",
+        found,
+        me,
     )
     owner = await connection.fetchrow(
         "SELECT p.id, p.namespace, p.module FROM moorage_bus.topic x "

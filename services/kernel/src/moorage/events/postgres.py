@@ -150,6 +150,10 @@ class PostgresSubscriber:
             await self._link.open()
             await self._ear.start()
             await self._beat()
+            if self._ear.listening and (missing := set(topics) - self._ear.topics):
+                log.warning(
+                    "nothing will come of topics that spec.events does not name", topics=sorted(missing)
+                )
         except BaseException:
             await self.close()
             raise

@@ -95,6 +95,11 @@ class Ear:
     def listening(self) -> bool:
         return self.backend is not None
 
+    @property
+    def topics(self) -> set[str | None]:
+        """What the group is subscribed to, as of the last connection."""
+        return set(self._topics.values())
+
     async def start(self) -> None:
         """Returns after the first try, so that a member joins as one that is woken."""
         self._task = asyncio.create_task(self._run(), name="moorage-bus-listen")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from calls import token
+from calls import purge, token
 
 from moorage.http import compression, idempotency, streams, websocket
 from moorage.http.websocket import Sockets
@@ -65,6 +65,7 @@ async def test_the_example_works_through_the_gateway_of_local_mode(page, tmp_pat
             async with session.get("/tickets/docs") as docs:
                 assert "script-src 'sha256-" in docs.headers["Content-Security-Policy"]
         assert up.interrupt() == 0
+    purge(tmp_path)
 
 
 def test_the_metrics_are_those_of_the_page(page) -> None:

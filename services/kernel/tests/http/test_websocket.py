@@ -263,9 +263,9 @@ async def test_stopping_tells_everybody_and_is_quick(serve: Serve, session: aioh
     sockets = [await session.ws_connect(f"{shop.url}/chat/red") for _ in range(20)]
     began = asyncio.get_running_loop().time()
     codes = asyncio.gather(*(ended(socket) for socket in sockets))
-    await shop.app.shutdown()
+    await shop.__aexit__(None, None, None)  # the server, as after SIGTERM
     assert {code for code, _ in await codes} == {1001}
-    assert asyncio.get_running_loop().time() - began < 3
+    assert asyncio.get_running_loop().time() - began < 5
 
 
 async def test_a_silent_peer_is_found_by_the_heartbeat(

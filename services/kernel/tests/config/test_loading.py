@@ -134,6 +134,17 @@ def test_a_wrong_secret_is_not_shown(tmp_path: Path) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "content", [b"blog: {key: hunter2, [}", b"a: hunter2\n\tb: c", b"hunter2: \xff", b"a: *hunter"]
+)
+def test_a_broken_file_is_named_with_the_place_but_not_quoted(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"config\.yaml is not (YAML|UTF-8)") as caught:
+        load(environ={}, folder=tmp_path)
+    assert "hunter2" not in str(caught.value)
+    assert "line " in str(caught.value) or "byte" in str(caught.value) or "position" in str(caught.value)
+
+
 def test_secrets_are_read_behind_kubelets_links(tmp_path: Path) -> None:
     """A mounted Secret is a `..data` link to a hidden folder, and links to the files in it."""
     mounted = tmp_path / "secrets" / "blog-database"

@@ -140,14 +140,27 @@ def _yaml(path: Path) -> list[Layer]:
     if len(content) > _MAX_FILE:
         raise LayerError(f"{path} has more than {_MAX_FILE} bytes")
     try:
-        values = yaml.safe_load(content)
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        raise LayerError(f"{path} is not YAML: {exc}") from None
+        values = yaml.safe_load(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as exc:
+        raise LayerError(f"{path} is not UTF-8 text: {exc.reason} at byte {exc.start}") from None
+    except yaml.YAMLError as exc:
+        raise LayerError(f"{path} is not YAML: {_without_content(exc)}") from None
     if values is None:
         return []
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise LayerError(f"{path} must be a mapping of groups, such as `server: {{port: 8080}}`")
     return [Layer(str(path), values)]
+
+
+def _without_content(error: Exception) -> str:
+    """What is wrong and where; not the line itself, as PyYAML's own text has it: this one is logged and shown."""
+    place, position = getattr(error, "problem_mark", None), getattr(error, "position", None)
+    where = f" (line {place.line + 1}, column {place.column + 1})" if place is not None else ""
+    if position is not None:
+        where = f" (position {position})"
+    return (
+        f"{getattr(error, 'problem', None) or getattr(error, 'reason', None) or type(error).__name__}{where}"
+    )
 
 
 def _environment(model: type[BaseModel], environ: Mapping[str, str]) -> Layer:

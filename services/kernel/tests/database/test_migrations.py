@@ -221,6 +221,16 @@ async def test_a_migration_that_cannot_run_in_a_transaction_says_so(package: Pac
     assert "post_id" in await query(dsn, INDEXES)
 
 
+async def test_a_refused_migration_without_a_transaction_says_that_it_stays(
+    package: Package, dsn: str
+) -> None:
+    package.add("0001", "op.execute('CREATE TABLE open (tenant_id text)')", top="transactional = False")
+    with pytest.raises(MigrationError, match=r"though what it did stays.*table open"):
+        await package.migrator(dsn).upgrade()
+    package.add("0001", "tenanted('open', key=())", top="from moorage.migrations import tenanted", after=None)
+    assert (await package.migrator(dsn).upgrade()).current == "0001"
+
+
 INDEXES = "SELECT indexname FROM pg_indexes WHERE schemaname = 'a-b_c'"
 INVALID = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
 

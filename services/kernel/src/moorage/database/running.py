@@ -95,18 +95,21 @@ class Running:
             self._connection.exec_driver_sql(f"SET statement_timeout = {round(timeout * 1000)}")
             with contextlib.nullcontext() if transactional else context.autocommit_block():
                 self._upgrade(upgrade, arguments)
-            self._check()
+            self._check(transactional)
 
         return run
 
     def _upgrade(self, upgrade: Callable[..., None], arguments: dict[str, Any]) -> None:
         upgrade(**arguments)
 
-    def _check(self) -> None:
+    def _check(self, transactional: bool) -> None:
         found = policies.findings(self._connection)
         refused = [str(finding) for finding in found if finding.refused]
         if refused:
-            raise MigrationError(f"{self._current} is refused: {'; '.join(refused)}")
+            outcome = (
+                "is refused" if transactional else "is refused, though what it did stays (no transaction)"
+            )
+            raise MigrationError(f"{self._current} {outcome}: {'; '.join(refused)}")
         for finding in found:
             if str(finding) not in self._warned:
                 self._warned.add(str(finding))

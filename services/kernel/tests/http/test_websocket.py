@@ -152,6 +152,27 @@ async def test_an_ordinary_request_is_told_to_upgrade(serve: Serve) -> None:
     assert (answer.status, answer.code, answer.headers["Upgrade"]) == (426, "upgrade_required", "websocket")
 
 
+async def test_a_handshake_that_is_none_is_refused(serve: Serve, session: aiohttp.ClientSession) -> None:
+    shop = await serve(echo(), [OPEN])
+    for headers in (
+        {"Sec-WebSocket-Version": "13"},
+        {"Sec-WebSocket-Version": "7", "Sec-WebSocket-Key": "x"},
+    ):
+        given = {"Upgrade": "websocket", "Connection": "Upgrade", **headers}
+        async with session.get(f"{shop.url}/chat/red", headers=given) as answer:
+            assert answer.status == 400
+            assert set((await answer.json())["error"]) == {"code", "message", "details", "request_id"}
+
+
+async def test_who_connects_while_the_process_stops_is_told_so(
+    serve: Serve, session: aiohttp.ClientSession
+) -> None:
+    shop = await serve(echo(), [OPEN])
+    await shop.app.shutdown()
+    async with session.ws_connect(f"{shop.url}/chat/red") as socket:
+        assert await ended(socket) == (1001, "going away")
+
+
 async def test_a_client_that_leaves_ends_the_handler(serve: Serve, session: aiohttp.ClientSession) -> None:
     """A waiting one is cancelled, one that asks for messages gets no more, one that sends is told."""
     module = Module("shop")

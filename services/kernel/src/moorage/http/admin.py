@@ -61,19 +61,6 @@ def create_admin(
         async with metrics.watching_loop():
             yield
 
-    def described() -> ApiDocument:
-        if api is None:
-            raise web.HTTPNotFound
-        return api
-
-    async def document(_: web.Request) -> web.Response:
-        return web.Response(body=described().content(), content_type=JSON)
-
-    async def docs(_: web.Request) -> web.Response:
-        body, policy = render(described().content())
-        headers = {"Content-Type": HTML, "Content-Security-Policy": policy}
-        return web.Response(body=body, headers=headers)
-
     app = web.Application(middlewares=[_json_errors])
     app.cleanup_ctx.append(watching)
     app.add_routes(
@@ -84,11 +71,28 @@ def create_admin(
             web.get("/metrics", exposition),
             web.get("/policy", _status_of(policies)),
             web.get("/config", _status_of(configuration)),
-            web.get("/openapi.json", document),
-            web.get("/docs", docs),
+            *_document_of(api),
         ]
     )
     return app
+
+
+def _document_of(api: ApiDocument | None) -> list[web.RouteDef]:
+    """The OpenAPI document and the page that shows it; 404 where there is none."""
+
+    def content() -> bytes:
+        if api is None:
+            raise web.HTTPNotFound
+        return api.content()
+
+    async def document(_: web.Request) -> web.Response:
+        return web.Response(body=content(), content_type=JSON)
+
+    async def page(_: web.Request) -> web.Response:
+        body, policy = render(content())
+        return web.Response(body=body, headers={"Content-Type": HTML, "Content-Security-Policy": policy})
+
+    return [web.get("/openapi.json", document), web.get("/docs", page)]
 
 
 def _status_of(part: PolicyStatus | Live | None) -> Handler:

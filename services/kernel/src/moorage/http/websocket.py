@@ -194,15 +194,17 @@ class Sockets:
 
     def __init__(self, metrics: Metrics) -> None:
         self._open: set[WebSocket[Any, Any]] = set()
+        self._ending = False
         self._messages = metrics.counter("websocket_messages", "Messages of WebSockets.", ("direction",))
         self._ended = metrics.counter("websockets_closed", "WebSockets that have ended, by code.", ("code",))
         metrics.gauge_function("websockets_open", "WebSockets that are open.", lambda: float(len(self._open)))
 
     async def end_all(self) -> None:
-        """Tell every client that the process goes away."""
+        """Tell every client that the process goes away, those who connect from now on, too."""
+        self._ending = True
         for socket in self._open:
             socket.end(GOING_AWAY, "going away")
-        await asyncio.gather(*(socket.closed.wait() for socket in self._open))
+        await asyncio.gather(*(socket.closed.wait() for socket in set(self._open)))
 
     async def serve(
         self, context: Context, options: SocketOptions, kind: object, call: Callable[[Context], Any]
@@ -227,6 +229,8 @@ class Sockets:
         socket: WebSocket[Any, Any] = WebSocket(response, kind, options, context.limits.timeout)
         context.found[WebSocket] = socket
         self._open.add(socket)
+        if self._ending:
+            socket.end(GOING_AWAY, "going away")
         reader = asyncio.create_task(socket.read(self._messages.labels("in").inc))
         writer = asyncio.create_task(socket.write(self._messages.labels("out").inc))
         expiry = _end_when_expired(context, socket)

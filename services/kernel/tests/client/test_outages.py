@@ -49,7 +49,9 @@ async def together(count: int, make: Any) -> tuple[list[Any], list[float]]:
 async def test_a_total_outage_brings_no_storm_of_retries(server: Any, connect: Any, how: str) -> None:
     """200 callers at once, three tries each: without a budget that would be 600 requests."""
     server.error(503) if how == "error" else getattr(server, how)()
-    clients = connect(retries=2, max_connections=200, max_waiting=0, breaker_calls=10_000)
+    clients = connect(
+        retries=2, max_connections=200, max_waiting=0, breaker_calls=10_000, connect_timeout=20, timeout=30
+    )
     results, _ = await together(200, lambda: clients.shop.get("/x"))
     assert all(isinstance(result, UpstreamError) for result in results)
     assert 200 <= len(server.seen) <= 200 * 1.1 + 10
@@ -58,7 +60,9 @@ async def test_a_total_outage_brings_no_storm_of_retries(server: Any, connect: A
 
 async def test_under_a_lasting_outage_retries_stay_a_part_of_the_calls(server: Any, connect: Any) -> None:
     server.error(503)
-    clients = connect(retries=2, retry_ratio=0.2, max_connections=200, breaker_calls=10_000)
+    clients = connect(
+        retries=2, retry_ratio=0.2, max_connections=200, breaker_calls=10_000, connect_timeout=20, timeout=30
+    )
     for _ in range(10):
         await together(50, lambda: clients.shop.get("/x"))
     assert 500 * 1.1 < len(server.seen) <= 500 * 1.2 + 10
@@ -87,7 +91,7 @@ async def test_the_breaker_opens_tries_and_closes(server: Any, connect: Any) -> 
     began = time.perf_counter()
     with pytest.raises(UpstreamUnavailable, match="not available"):
         await clients.shop.get("/x")
-    assert time.perf_counter() - began < 0.05
+    assert time.perf_counter() - began < 0.5
     assert len(server.seen) == seen == 5
 
     await asyncio.sleep(0.3)
@@ -154,13 +158,13 @@ async def test_nothing_takes_longer_than_it_may(server: Any, connect: Any, nobod
 
 
 async def test_a_full_bulkhead_refuses_at_once_and_the_others_are_served(server: Any, connect: Any) -> None:
-    server.slow(0.2)
+    server.slow(0.5)
     clients = connect(max_connections=3, max_waiting=4)
     results, took = await together(20, lambda: clients.shop.get("/x"))
     full = [one for one in results if isinstance(one, UpstreamUnavailable)]
     assert len(full) == 13
     assert all("too many calls" in one.reason and one.status == 503 for one in full)
-    assert sorted(took)[12] < 0.1
+    assert sorted(took)[12] < 0.2, "refused before anybody was served"
     assert server.most == 3
     assert clients.count("client_requests_total", target="default/shop", outcome="full") == 13
 

@@ -103,9 +103,9 @@ async def converge_access(connection: Any, access: Access) -> None:
     """Make what *access* says so, and nothing else: what its Module declared once and no longer does is taken away.
 
     A topic is made by whoever names it first, and belongs to the first Module that publishes a type in it. One that
-    its owner does not declare any more is anybody's to claim; until then the owner may empty its outbox, which would
-    else be stuck. A new subscriber begins with the oldest event that is still there. A topic without owner and readers is
-    deleted with its events. The bus must be `installed`.
+    its owner does not declare any more is anybody's to claim; until then the owner may empty its outbox: it would
+    be stuck otherwise. A new subscriber begins with the oldest event that is still there. A topic without owner and
+    readers is deleted with its events. The bus must be `installed`.
 
     Raises:
         TopicTakenError: see there.

@@ -16,6 +16,13 @@ from moorage.events.bus import BusUnavailable
 log = structlog.get_logger("moorage.events")
 
 _COMMAND_TIMEOUT: Final = 30.0
+_TROUBLE: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that was ended while it was idle, and does not know that it is closed
+)
 _KEEPALIVE: Final = 30.0
 
 
@@ -49,7 +56,7 @@ class Link:
         if pool is not None:
             try:
                 await asyncio.wait_for(pool.close(), 5)
-            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except _TROUBLE:
                 pool.terminate()
 
     async def fetch(self, statement: str, *values: object) -> list[Any]:
@@ -113,7 +120,7 @@ class Ear:
         while True:
             try:
                 direct = await self._listen()
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+            except _TROUBLE as exc:
                 log.warning("nobody wakes the consumer now", reason=_first_line(exc))
             else:
                 if not direct:
@@ -159,7 +166,7 @@ class Ear:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+    except _TROUBLE as exc:
         raise BusUnavailable(_explained(exc)) from exc
 
 

@@ -1,5 +1,7 @@
 """One request, followed from the edge through two modules, databases, cache and bus, to a handler of its event."""
 
+import asyncio
+
 import aiohttp
 import asyncpg
 import pytest
@@ -73,9 +75,16 @@ async def test_one_trace_leads_from_the_edge_to_the_consumer_of_another_module(s
     assert above(one("ledger", "INSERT entry", "client"))[0] == ("ledger", consumed.name, "consumer")
     assert consumed.nanoseconds[0] >= one("orders", "publish", "producer").nanoseconds[0]
 
+    assert await _written_down(site) == [browser.trace_id], "EventInfo says it, too"
+
+
+async def _written_down(site) -> list[str]:
+    """What the ledger has committed, which is after its spans have ended."""
     connection = await asyncpg.connect(site.ledger.database.owner_dsn)
     try:
-        kept = await connection.fetch("SELECT trace_id FROM default_ledger.entry")
+        async with asyncio.timeout(20):
+            while not (rows := await connection.fetch("SELECT trace_id FROM default_ledger.entry")):
+                await asyncio.sleep(0.05)
     finally:
         await connection.close()
-    assert [row["trace_id"] for row in kept] == [browser.trace_id], "EventInfo says it, too"
+    return [row["trace_id"] for row in rows]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from moorage.cache.cache import Cache
+    from moorage.cache.store import CacheUnavailable
     from moorage.client.client import Client, Clients
     from moorage.client.errors import (
         UpstreamConflict,
@@ -48,6 +49,7 @@ __all__ = [
     "AppError",
     "BadRequest",
     "Cache",
+    "CacheUnavailable",
     "Caller",
     "Client",
     "Clients",
@@ -94,6 +96,7 @@ __all__ = [
 
 _HOMES = {
     "Cache": "moorage.cache.cache",
+    "CacheUnavailable": "moorage.cache.store",
     "Client": "moorage.client.client",
     "Clients": "moorage.client.client",
     "UpstreamConflict": "moorage.client.errors",

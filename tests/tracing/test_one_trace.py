@@ -83,8 +83,9 @@ async def _written_down(site) -> list[str]:
     connection = await asyncpg.connect(site.ledger.database.owner_dsn)
     try:
         async with asyncio.timeout(20):
-            while not (rows := await connection.fetch("SELECT trace_id FROM default_ledger.entry")):
+            while True:
+                if rows := await connection.fetch("SELECT trace_id FROM default_ledger.entry"):
+                    return [row["trace_id"] for row in rows]
                 await asyncio.sleep(0.05)
     finally:
         await connection.close()
-    return [row["trace_id"] for row in rows]

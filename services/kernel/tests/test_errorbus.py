@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from moorage.errorbus import ErrorBus, Report, Sink
+from moorage.errorbus import bus as bus_module
 from moorage.errorbus.bus import fingerprint
 from moorage.metrics import Metrics
 from moorage.tracing import NullTracer
@@ -193,6 +194,27 @@ async def test_closing_does_not_wait_for_a_stuck_sink(made: Made) -> None:
     await bus.close(0.3)
     assert time.monotonic() - began < 1
     assert _counted(bus, "dropped") == 3, "one was under way, three waited"
+
+
+async def test_kinds_beyond_number_do_not_grow_its_memory_and_new_ones_are_still_told(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus_module, "_MOST_KNOWN", 10)
+    sink = Recorder()
+    bus = await made(sink, rate=1000)
+    for number in range(50):
+        bus.publish(_distinct(number))
+        bus.publish(_distinct(number))
+    await until(lambda: len(sink.reports) >= 90)
+    assert len(bus._known) == 10
+    assert sum(report.count for report in sink.reports) >= 90
+
+
+async def test_without_a_sink_it_keeps_no_error(made: Made) -> None:
+    """An error keeps the frames that it came through, and they a request's body."""
+    bus = await made()
+    bus.publish(raised())
+    assert [entry.first for entry in bus._known.values()] == [None]
 
 
 async def test_errors_of_threads_arrive(made: Made) -> None:

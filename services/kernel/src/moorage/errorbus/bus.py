@@ -75,10 +75,13 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class _Known:
-    """Errors of one fingerprint in the present window."""
+    """Errors of one fingerprint in the present window.
+
+    ``first`` keeps the error, and with it the frames that it came through: only where there is somebody to tell.
+    """
 
     until: float
-    first: Report
+    first: Report | None
     repeated: int = 0
 
 
@@ -230,14 +233,25 @@ class ErrorBus:
             environment=self._about["environment"],
             context={name: value for name, value in around.items() if name != "module"},
         )
-        if entry is not None or len(self._known) < _MOST_KNOWN:
-            self._known[mark] = _Known(now + self.window, report)
+        self._remember(mark, _Known(now + self.window, report if self._lanes else None))
         self._offer(report)
         return True
 
+    def _remember(self, mark: str, entry: _Known) -> None:
+        if mark not in self._known and len(self._known) >= _MOST_KNOWN:
+            self._forget_ended()
+            if len(self._known) >= _MOST_KNOWN:
+                self._end(self._known.pop(next(iter(self._known))))  # the oldest
+        self._known[mark] = entry
+
+    def _forget_ended(self) -> None:
+        now = time.monotonic()
+        for mark in [mark for mark, entry in self._known.items() if entry.until <= now]:
+            self._end(self._known.pop(mark))
+
     def _end(self, entry: _Known) -> None:
         """Report those that came after the first of a window."""
-        if entry.repeated:
+        if entry.repeated and entry.first is not None:
             repeated, entry.repeated = entry.repeated, 0
             self._offer(dataclasses.replace(entry.first, time=time.time(), count=repeated, context={}))
 
@@ -293,10 +307,8 @@ class ErrorBus:
         """Report what came again in a window, once it has ended."""
         while True:
             await asyncio.sleep(min(max(self.window / 4, 0.05), _LONGEST_SWEEP))
-            now = time.monotonic()
             with self._lock:
-                for mark in [mark for mark, entry in self._known.items() if entry.until <= now]:
-                    self._end(self._known.pop(mark))
+                self._forget_ended()
 
 
 def fingerprint(error: BaseException) -> str:

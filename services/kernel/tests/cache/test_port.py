@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ async def test_a_redis_that_is_not_there_degrades_and_does_not_keep_from_startin
     [
         ({"CACHE_BACKEND": "redis"}, "REDIS_URL"),
         ({"REDIS_URL": "http://user:hunter2@x"}, r"redis\.url"),
+        ({"REDIS_URL": "redis://user:hunter2@host:port/0"}, r"redis\.url"),
         ({"CACHE_TTL": "0s"}, r"cache\.ttl"),
     ],
 )
@@ -137,6 +139,24 @@ async def test_what_nothing_provides_is_named(harness: Any) -> None:
     async with harness(module) as shop:
         assert (await shop.anonymous().get("/")).status == 204
     assert "nothing provides the parameter 'body'" in found[0]
+
+
+async def test_values_can_be_bound_before(harness: Any) -> None:
+    module = Module("shop", config=ShopConfig)
+
+    async def greet(name: str, config: ShopConfig) -> tuple[str, str]:
+        return config.greeting, name
+
+    @module.handle("any")
+    async def handle(cache: Cache) -> list[str]:
+        found = [
+            await cache.get_or_compute(("greet", name), partial(greet, name)) for name in ("a", "b", "a")
+        ]
+        assert all(isinstance(one, tuple) for one in found)
+        return [" ".join(one) for one in found]
+
+    async with harness(module) as shop:
+        assert (await shop.anonymous().get("/")).body == ["hello a", "hello b", "hello a"]
 
 
 async def test_a_refresh_outlives_the_request_that_began_it(harness: Any) -> None:

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import inspect
 import os
-import re
 import typing
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from moorage import trace as traces
 from moorage.cache.cache import Cache, Compute, Engine
@@ -20,6 +20,7 @@ from moorage.cache.nothing import NothingStore
 from moorage.cache.observed import Counts
 from moorage.cache.resilient import ResilientStore
 from moorage.cache.store import Store
+from moorage.cache.values import plain
 from moorage.config.loading import ConfigError
 from moorage.config.settings import Config
 from moorage.module import DeclarationError
@@ -28,8 +29,6 @@ from moorage.scope import Scope, current
 if TYPE_CHECKING:
     from moorage.assembly import Assembly
     from moorage.cache.redis import RedisStore
-
-_URL = re.compile(r"(?:rediss?|unix)://.")
 
 
 def attach(assembly: Assembly) -> None:
@@ -83,9 +82,17 @@ def _backend(assembly: Assembly) -> str:
     backend = cache.backend
     if backend == "auto":
         backend = "memory" if url is None else "redis"
-    if backend == "redis" and url is not None and not _URL.match(url.get_secret_value()):
+    if backend == "redis" and url is not None and not _is_url(url.get_secret_value()):
         raise ConfigError("redis.url: not of the form redis://user:password@host:port/database")
     return backend
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("redis", "rediss", "unix") and parts.port != 0 and len(text) > len("unix:///")
+    except ValueError:
+        return False
 
 
 def _memory(assembly: Assembly) -> Store:
@@ -138,7 +145,7 @@ def _wanted(assembly: Assembly) -> bool:
 
 def _hints(function: Callable[..., Any]) -> dict[str, object]:
     try:
-        return typing.get_type_hints(function)
+        return typing.get_type_hints(plain(function))
     except (NameError, TypeError) as exc:
         raise DeclarationError(f"{function!r}: an annotation cannot be read: {exc}") from None
 

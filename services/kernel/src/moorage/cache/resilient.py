@@ -220,7 +220,7 @@ class ResilientStore:
                 async with asyncio.timeout(self._timeout):
                     await store.ping()
                 await self._settle(store)
-            except store.errors as exc:
+            except Exception as exc:  # noqa: BLE001 - whatever it is: giving up would mean to be without for ever
                 self._why = f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0]}".rstrip(": ")
                 pause = min(pause * 2, _LONGEST_PAUSE)
             else:

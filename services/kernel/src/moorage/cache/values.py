@@ -5,7 +5,7 @@ same as what is found later, down to its types.
 """
 
 import typing
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -51,8 +51,16 @@ def decode(value: bytes, kind: object = Any) -> Any:
         raise Unreadable(f"{exc.error_count()} problems with an entry as {kind}") from None
 
 
+def plain(compute: Any) -> Any:
+    """The function itself of one some of whose arguments are bound already (`functools.partial`)."""
+    while isinstance(compute, partial):
+        compute = compute.func
+    return compute
+
+
 def declared(compute: object) -> object:
     """The type that a function says it returns; `Any` where it does not."""
+    compute = plain(compute)
     found = getattr(compute, "__annotations__", {}).get("return", Any)
     if isinstance(found, str):
         try:

@@ -1,5 +1,7 @@
 """A module meets the same names here as in its pod, with this machine's paths behind them."""
 
+import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -110,3 +112,15 @@ def test_a_programs_arguments_are_expanded_and_it_learns_where_to_listen(
     assert launch.argv[1:] == ("-c", "serve 8092")
     assert Path(launch.argv[0]).name == "sh"
     assert (launch.env["HOST"], launch.env["PORT"]) == ("127.0.0.1", "8092")
+
+
+def test_what_the_platform_gives_is_written_down_for_a_persons_shell(state: State, tmp_path: Path) -> None:
+    """Private to the user, as it holds the DSN; a password may have any character."""
+    hostile = {"DATABASE_DSN": "postgresql://app:it's $HOME `id`@h/db"}
+    workspace(state, read(tmp_path, MANIFEST)).serve(8091, 9901, hostile)
+    file = state.run / "env" / "blog"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    script = f'. {file}; printf "%s %s" "$DATABASE_SCHEMA" "$DATABASE_DSN"'
+    told = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, env={})
+    assert told.stdout == f"default_blog {hostile['DATABASE_DSN']}"
+    assert "GREETING" not in file.read_text()

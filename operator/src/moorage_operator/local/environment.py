@@ -1,5 +1,6 @@
 """How a module's processes are started here: the environment and files of its pod, with this machine's paths."""
 
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ class Workspace:
         self._config = state.run / "config" / module.label
         self._mounted = state.run / "secrets" / module.label
         self._secrets = state.secrets / module.namespace
+        self._env_file = state.run / "env" / module.label
 
     @property
     def revision(self) -> str:
@@ -58,6 +60,7 @@ class Workspace:
         spec = self._module.module.spec
         label, folder = self._module.label, self._module.folder
         if spec.app is not None:
+            self._note(given)
             env = self._environment(given) | {
                 "SERVER_HOST": LOOPBACK,
                 "SERVER_PORT": str(port),
@@ -71,6 +74,17 @@ class Workspace:
         found = program(self._module) or spec.command[0]
         rest = [launches.expand(text, env) for text in (*spec.command[1:], *spec.args)]
         return Launch(name=label, argv=(found, *rest), env=env, cwd=folder)
+
+    def _note(self, given: Mapping[str, str]) -> None:
+        """Write down what the platform gives the process, for a person's shell: ``moorage events list`` needs it."""
+        environment = self._environment(given)
+        lines = [
+            f"export {name}={shlex.quote(environment[name])}\n"
+            for name in sorted(environment)
+            if name in launches.PLATFORM_NAMES or name.startswith(launches.PLATFORM_PREFIXES)
+        ]
+        self._env_file.parent.mkdir(mode=0o700, exist_ok=True)
+        write_private(self._env_file, "".join(lines).encode())
 
     def migrate(self, database: Mapping[str, str]) -> Launch:
         """The migrating process; *database* has the owner's DSN."""

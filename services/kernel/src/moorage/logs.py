@@ -24,7 +24,16 @@ Event = MutableMapping[str, Any]
 
 REPEAT_WINDOW: Final = 10.0
 """Seconds in which identical lines are counted."""
-_NOISY: Final = ("asyncio", "aiohttp.access", "sqlalchemy", "aiokafka", "kafka", "opentelemetry", "urllib3")
+_NOISY: Final = (
+    "asyncio",
+    "aiohttp.access",
+    "sqlalchemy",
+    "moorage.database.engine.Connections",  # SQLAlchemy names a pool's logger after the pool's class
+    "aiokafka",
+    "kafka",
+    "opentelemetry",
+    "urllib3",
+)
 """Libraries that are chatty at debug, about things that are not the developer's."""
 _NOT_COMPARED: Final = frozenset(
     {"time", "request_id", "trace_id", "span_id", "_record", "_from_structlog", "_logger", "_name"}

@@ -30,3 +30,12 @@ async def test_every_rule_is_bound(blog: ModuleHarness) -> None:
 
 def test_the_module_object_is_what_the_manifest_names() -> None:
     assert blog.module.name == "blog"
+
+
+@pytest.mark.postgres
+async def test_its_api_is_described_for_everybody(blog: ModuleHarness) -> None:
+    answer = await blog.anonymous().get("/api/v1/blog/openapi.json")
+    assert answer.status == 200
+    assert answer.body["openapi"].startswith("3.1")
+    assert set(answer.body["paths"]["/api/v1/blog/posts"]) == {"get", "post"}
+    assert (await blog.anonymous().get("/api/v1/blog/docs")).status == 200

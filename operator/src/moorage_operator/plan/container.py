@@ -81,9 +81,8 @@ def platform_variables(module: Module, settings: PlatformSettings) -> dict[str, 
         "KAFKA_PARTITIONS": str(kafka.partitions) if kafka.brokers else None,
         "KAFKA_REPLICATION": str(kafka.replication) if kafka.brokers else None,
         "OTEL_EXPORTER_OTLP_ENDPOINT": settings.otlp.endpoint,
-        "OTEL_SERVICE_NAME": f"{module.metadata.namespace}/{module.metadata.name}"
-        if settings.otlp.endpoint
-        else None,
+        # What is built on the kernel knows its name, and the namespace besides.
+        "OTEL_SERVICE_NAME": module.metadata.name if settings.otlp.endpoint and not module.spec.app else None,
     }
     return {name: value for name, value in wanted.items() if value is not None} | _events(module)
 

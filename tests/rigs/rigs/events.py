@@ -120,7 +120,8 @@ class MemorySubscriber:
         self.woken.clear()
         if not (found := self._take(limit)):
             try:
-                await asyncio.wait_for(self.woken.wait(), wait)
+                async with asyncio.timeout(wait):  # not wait_for, which may swallow a cancellation (3.11)
+                    await self.woken.wait()
             except TimeoutError:
                 return {}
             found = self._take(limit)

@@ -1,16 +1,22 @@
-"""The consumer: a member of the module's group on the bus; a lane for each of its partitions."""
+"""The consumer: a member of the module's group on the bus, with a lane for each of its partitions.
+
+While handlers are quick, a batch takes what waits in all lanes that are free: one transaction for many partitions costs
+little more than for one. When they are slow, each lane goes on by itself, so that none waits for another's handlers.
+"""
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 import structlog
 
 from moorage.events.bus import BusUnavailable, Delivery, Partition, PartitionLost, Subscriber
-from moorage.events.lane import Lane, Work
+from moorage.events.lane import Lanes, Work
 from moorage.events.meters import Meters
 
 log = structlog.get_logger("moorage.events")
@@ -20,6 +26,8 @@ _LONGEST_PAUSE: Final = 5.0
 _LAG_EVERY: Final = 10.0
 _FULL: Final = 2
 """Batches that a lane keeps at most before its partition is paused."""
+_SLOW: Final = 0.25
+"""Seconds for a batch, above which lanes are not put together."""
 _COMMIT_PAUSE: Final = 0.02
 """Seconds in which the positions of several batches become one commit; duplicates after a crash cost little."""
 
@@ -35,10 +43,10 @@ class ConsumerOptions:
 
 
 @dataclass(eq=False)
-class _Running:
-    """A lane at work: what waits for it, and the task that handles it."""
+class _Lane:
+    """What waits on one partition, and the task that handles it at the moment."""
 
-    lane: Lane
+    partition: Partition
     queue: deque[Delivery] = field(default_factory=deque)
     task: asyncio.Task[None] | None = None
     paused: bool = False
@@ -58,16 +66,18 @@ class Consumer:
     ) -> None:
         self._subscriber = subscriber
         self._topics = topics
-        self._work = work
         self._meters = meters
         self._options = options
-        self._lanes: dict[Partition, _Running] = {}
+        self._lanes: dict[Partition, _Lane] = {}
         self._owned: frozenset[Partition] = frozenset()
-        self._slots = asyncio.Semaphore(options.concurrency)
+        self._working: set[asyncio.Task[None]] = set()
+        self._slow = False
+        self._handler = Lanes(work)
         self._done: dict[Partition, int] = {}
         self._some_done = asyncio.Event()
         self._committing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
         self.problem = ""
         """Why nothing comes from the bus; empty: nothing is wrong."""
 
@@ -79,6 +89,7 @@ class Consumer:
 
     async def close(self) -> None:
         """Fetch no more, let the batches that are under way finish, commit their positions, leave the group."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -92,13 +103,13 @@ class Consumer:
 
     async def _fetching(self) -> None:
         await self._patiently(lambda: self._subscriber.open(self._topics, self._changed))
-        while True:
+        while not self._closed:
             await self._patiently(self._fetch)
 
     async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do *work*, again and again while the bus is away."""
         pause = _FIRST_PAUSE
-        while True:
+        while not self._closed:  # a library that swallows a cancellation must not keep us from stopping
             try:
                 await work()
             except Exception as exc:
@@ -122,16 +133,15 @@ class Consumer:
         for partition, deliveries in got.items():
             if partition in self._owned and deliveries:
                 await self._put(partition, deliveries)
+        self._begin()
 
     async def _put(self, partition: Partition, deliveries: Sequence[Delivery]) -> None:
-        running = self._lanes.get(partition)
-        if running is None:
-            running = self._lanes[partition] = _Running(Lane(partition, self._work))
-        running.queue.extend(deliveries)
-        if running.task is None:
-            running.task = asyncio.create_task(self._work_off(partition, running), name=f"events {partition}")
-        if not running.paused and len(running.queue) > _FULL * self._options.batch:
-            running.paused = True
+        lane = self._lanes.get(partition)
+        if lane is None:
+            lane = self._lanes[partition] = _Lane(partition)
+        lane.queue.extend(deliveries)
+        if not lane.paused and len(lane.queue) > _FULL * self._options.batch:
+            lane.paused = True
             await self._subscriber.pause([partition])
 
     async def _changed(self, owned: frozenset[Partition]) -> None:
@@ -146,38 +156,72 @@ class Consumer:
 
     # -- lanes
 
-    async def _work_off(self, partition: Partition, running: _Running) -> None:
-        """Handle what waits, a batch at a time; ends when nothing does."""
+    def _begin(self) -> None:
+        """Let tasks handle what waits in lanes that are free."""
+        while not self._closed and len(self._working) < self._options.concurrency:
+            free = [lane for lane in self._lanes.values() if lane.queue and lane.task is None]
+            if not free:
+                return
+            taken = free[:1] if self._slow else free
+            task = asyncio.create_task(self._work_off(taken), name="events batch")
+            for lane in taken:
+                lane.task = task
+            self._working.add(task)
+
+    async def _work_off(self, lanes: list[_Lane]) -> None:
+        """Handle one batch of what waits in *lanes*, again until the database takes it; then others may have them."""
         pause = _FIRST_PAUSE
-        while running.queue and not running.closed:
-            size = min(self._options.batch, len(running.queue))
-            batch = [running.queue[index] for index in range(size)]
-            try:
-                async with self._slots:
-                    await running.lane.handle(batch)
-            except Exception as exc:  # noqa: BLE001 - the batch stays, whatever happened to the database
-                log.warning("events wait", partition=f"{partition[0]}/{partition[1]}", reason=_words(exc))
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
-                continue
-            pause = _FIRST_PAUSE
-            for _ in range(size):
-                running.queue.popleft()
-            self._done[partition] = batch[-1].position + 1
-            self._some_done.set()
-            if running.paused and len(running.queue) < self._options.batch and not running.closed:
-                running.paused = False
-                await self._subscriber.resume([partition])
-        running.task = None
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            while batches := self._taken(lanes):
+                began = time.monotonic()
+                try:
+                    await self._handler.handle([one for batch in batches.values() for one in batch])
+                except Exception as exc:  # noqa: BLE001 - the events stay, whatever happened to the database
+                    log.warning("events wait", partitions=len(batches), reason=_words(exc))
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, _LONGEST_PAUSE)
+                else:
+                    self._slow = time.monotonic() - began > _SLOW
+                    await self._handled(lanes, batches)
+                    return
+        finally:
+            self._working.discard(task)
+            for lane in lanes:
+                lane.task = None
+            self._begin()
+
+    def _taken(self, lanes: list[_Lane]) -> dict[Partition, list[Delivery]]:
+        """What to handle now, from the front of each lane; it stays there until it is done."""
+        share = max(self._options.batch // len(lanes), 1)
+        batches: dict[Partition, list[Delivery]] = {}
+        for lane in lanes:
+            if not lane.closed and (batch := list(islice(lane.queue, share))):
+                batches[lane.partition] = batch
+        return batches
+
+    async def _handled(self, lanes: list[_Lane], batches: dict[Partition, list[Delivery]]) -> None:
+        for lane in lanes:
+            batch = batches.get(lane.partition)
+            if batch is not None:
+                for _ in batch:
+                    lane.queue.popleft()
+                self._done[lane.partition] = batch[-1].position + 1
+        self._some_done.set()
+        for lane in lanes:
+            if lane.paused and len(lane.queue) < self._options.batch and not lane.closed:
+                lane.paused = False
+                await self._subscriber.resume([lane.partition])
 
     async def _finish(self, partitions: Collection[Partition]) -> None:
         """Let the batch that is under way on each of *partitions* finish, or undo it when the time is up."""
-        tasks = []
+        tasks = set()
         for partition in partitions:
-            running = self._lanes.pop(partition)
-            running.closed = True
-            if running.task is not None:
-                tasks.append(running.task)
+            lane = self._lanes.pop(partition)
+            lane.closed = True
+            if lane.task is not None:
+                tasks.add(lane.task)
         if not tasks:
             return
         _, late = await asyncio.wait(tasks, timeout=self._options.drain)
@@ -218,11 +262,11 @@ class Consumer:
         log.warning("partitions were lost", partitions=sorted(f"{topic}/{n}" for topic, n in partitions))
         for partition in partitions:
             self._done.pop(partition, None)
-            running = self._lanes.pop(partition, None)
-            if running is not None:
-                running.closed = True
-                if running.task is not None:
-                    running.task.cancel()
+            lane = self._lanes.pop(partition, None)
+            if lane is not None:
+                lane.closed = True
+                if lane.task is not None:
+                    lane.task.cancel()
 
     # -- lag
 

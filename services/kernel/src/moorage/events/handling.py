@@ -31,8 +31,10 @@ class Item:
     source: str
     id: str
     type: str
-    key: str
+    topic: str
+    partition: int
     position: int
+    key: str
     body: bytes
     envelope: Envelope | None = None
     event: Event | None = None
@@ -63,26 +65,30 @@ class Handling:
 
     def sort(self, deliveries: Iterable[Delivery]) -> list[Item]:
         """Read *deliveries*, and leave out those whose type has no handler here."""
-        items = (
-            self.item(d.body, d.key, d.position, f"{d.topic}/{d.partition}/{d.position}") for d in deliveries
-        )
-        return [item for item in items if item is not None]
+        return [item for item in map(self.item, deliveries) if item is not None]
 
-    def item(self, body: bytes, key: str, position: int, place: str) -> Item | None:
-        """Read one message; None: its type has no handler here. *place* names it where it does not name itself."""
+    def item(self, delivery: Delivery) -> Item | None:
+        """Read one message; None: its type has no handler here."""
+        topic, partition, position = delivery.topic, delivery.partition, delivery.position
+        place, body = (topic, partition, position), delivery.body
         try:
             envelope = decode(body)
         except Undecodable as exc:
-            return Item(UNREADABLE, place, "", key, position, body, problem=f"it is no CloudEvent: {exc}")
+            name = f"{topic}/{partition}/{position}"
+            return Item(
+                UNREADABLE, name, "", *place, delivery.key, body, problem=f"it is no CloudEvent: {exc}"
+            )
         bound = self.bound.get(envelope.type)
         if bound is None:
             return None
-        key = envelope.key or key
-        facts = (envelope.source, envelope.id, envelope.type, key, position, body, envelope)
+        key = envelope.key or delivery.key
         try:
-            return Item(*facts, event=read(bound.event, envelope))
+            event = read(bound.event, envelope)
         except Undecodable as exc:
-            return Item(*facts, problem=str(exc))
+            return Item(
+                envelope.source, envelope.id, envelope.type, *place, key, body, envelope, problem=str(exc)
+            )
+        return Item(envelope.source, envelope.id, envelope.type, *place, key, body, envelope, event)
 
     async def run(self, db: Db, item: Item, attempt: int) -> None:
         """Call the handler of *item* in the transaction of *db*, and send what it changed to the database.

@@ -13,33 +13,46 @@ from typing import Any, Final, Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from moorage.events.bus import Partition
+
 State = Literal["done", "retry", "dead"]
 
 # Two statements: what the second one sees is decided when it begins, which must be after the lock.
-_LOCK: Final = "SELECT set_config('idle_in_transaction_session_timeout', $2, true), pg_advisory_xact_lock($1)"
+_LOCK: Final = """
+SELECT set_config('idle_in_transaction_session_timeout', $2, true), count(pg_advisory_xact_lock(number))
+FROM unnest($1::bigint[]) AS number
+"""
 _KNOWN: Final = """
-SELECT i.source, i.id, NULL AS key
+SELECT i.source, i.id, NULL AS topic, NULL AS key
 FROM unnest($1::text[], $2::text[]) AS e (source, id) JOIN moorage_inbox i USING (source, id)
 UNION ALL
-SELECT DISTINCT NULL, NULL, key FROM moorage_inbox WHERE state = 'retry' AND topic = $3 AND key = ANY ($4::text[])
+SELECT DISTINCT NULL, NULL, i.topic, i.key
+FROM unnest($3::text[], $4::text[]) AS e (topic, key) JOIN moorage_inbox i USING (topic, key) WHERE i.state = 'retry'
 """
 _ADD: Final = """
 INSERT INTO moorage_inbox
     (source, id, type, topic, partition, position, key, state, attempts, next_at, reason, event)
-SELECT e.source, e.id, e.type, $1, $2, e.position, e.key, e.state, e.attempts,
+SELECT e.source, e.id, e.type, e.topic, e.partition, e.position, e.key, e.state, e.attempts,
        clock_timestamp() + make_interval(secs => e.pause), e.reason, e.event
-FROM unnest($3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::text[], $9::int[], $10::float8[],
-            $11::text[], $12::text[])
-     WITH ORDINALITY AS e (source, id, type, position, key, state, attempts, pause, reason, event, n)
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::bigint[], $7::text[], $8::text[], $9::int[],
+            $10::float8[], $11::text[], $12::text[])
+     WITH ORDINALITY
+     AS e (source, id, type, topic, partition, position, key, state, attempts, pause, reason, event, n)
 ORDER BY e.n
 """
 _PROMOTE: Final = """
 UPDATE moorage_inbox i SET next_at = clock_timestamp()
-FROM (SELECT DISTINCT ON (topic, key) source, id, next_at FROM moorage_inbox
-      WHERE state = 'retry' AND ($1::text IS NULL OR (topic = $1 AND key = ANY ($2::text[])))
+FROM (SELECT DISTINCT ON (topic, key) source, id, next_at FROM {those} WHERE state = 'retry'
       ORDER BY topic, key, seq) AS head
 WHERE i.source = head.source AND i.id = head.id AND head.next_at IS NULL AND i.state = 'retry'
 """
+_PROMOTE_ALL: Final = _PROMOTE.format(those="moorage_inbox")
+_PROMOTE_SOME: Final = _PROMOTE.format(
+    those="unnest($1::text[], $2::text[]) AS k (topic, key) JOIN moorage_inbox USING (topic, key)"
+)
+
+Key = tuple[str, str]
+"""Topic and key: what order holds for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,8 @@ class Row:
     source: str
     id: str
     type: str
+    topic: str
+    partition: int
     position: int
     key: str
     state: State = "done"
@@ -65,32 +80,39 @@ class Known:
 
     events: frozenset[tuple[str, str]]
     """Source and id of those that came before."""
-    parked: frozenset[str]
-    """Keys with events that wait to be handled again."""
+    parked: frozenset[Key]
+    """Those with events that wait to be handled again."""
 
 
-async def lock(connection: AsyncConnection, group: str, topic: str, partition: int, *, idle: float) -> None:
-    """Be the only one of *group* who works on a partition, until the end of the transaction.
+async def lock(
+    connection: AsyncConnection, group: str, partitions: Collection[Partition], *, idle: float
+) -> None:
+    """Be the only one of *group* who works on *partitions*, until the end of the transaction.
 
-    A process that stands still in the middle would keep it for ever: its connection is cut after *idle* seconds without
-    a statement.
+    A process that stands still in the middle would keep them for ever: its connection is cut after *idle* seconds
+    without a statement.
     """
-    name = f"moorage-inbox\0{group}\0{topic}\0{partition}".encode()
-    number = int.from_bytes(blake2b(name, digest_size=8).digest(), signed=True)
-    await connection.exec_driver_sql(_LOCK, (number, str(round(idle * 1000))))
+    numbers = sorted(_number(f"moorage-inbox\0{group}\0{topic}\0{number}") for topic, number in partitions)
+    await connection.exec_driver_sql(_LOCK, (numbers, str(round(idle * 1000))))
 
 
-async def known(connection: AsyncConnection, topic: str, rows: Collection[tuple[str, str, str]]) -> Known:
-    """What is known of events, given as (source, id, key)."""
-    values = ([r[0] for r in rows], [r[1] for r in rows], topic, list({r[2] for r in rows}))
+def _number(name: str) -> int:
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), signed=True)
+
+
+async def known(
+    connection: AsyncConnection, events: Collection[tuple[str, str]], keys: Collection[Key]
+) -> Known:
+    """What is known of *events*, given by source and id, and of *keys*."""
+    values = ([e[0] for e in events], [e[1] for e in events], [k[0] for k in keys], [k[1] for k in keys])
     answer: Sequence[Any] = (await connection.exec_driver_sql(_KNOWN, values)).all()
     return Known(
-        frozenset((source, id) for source, id, _ in answer if source is not None),
-        frozenset(key for source, _, key in answer if source is None),
+        frozenset((source, id) for source, id, _, _ in answer if source is not None),
+        frozenset((topic, key) for source, _, topic, key in answer if source is None),
     )
 
 
-async def add(connection: AsyncConnection, topic: str, partition: int, rows: Sequence[Row]) -> None:
+async def add(connection: AsyncConnection, rows: Sequence[Row]) -> None:
     """Note *rows*, in their order; raises the database's error if one is there already."""
     if not rows:
         return
@@ -98,6 +120,8 @@ async def add(connection: AsyncConnection, topic: str, partition: int, rows: Seq
         [r.source for r in rows],
         [r.id for r in rows],
         [r.type for r in rows],
+        [r.topic for r in rows],
+        [r.partition for r in rows],
         [r.position for r in rows],
         [r.key for r in rows],
         [r.state for r in rows],
@@ -106,13 +130,16 @@ async def add(connection: AsyncConnection, topic: str, partition: int, rows: Seq
         [r.reason for r in rows],
         [r.event for r in rows],
     )
-    await connection.exec_driver_sql(_ADD, (topic, partition, *columns))
+    await connection.exec_driver_sql(_ADD, columns)
 
 
-async def promote(connection: AsyncConnection, topic: str | None = None, keys: Collection[str] = ()) -> None:
-    """Give the first parked event of each of *keys* (``topic`` ``None``: of all) a time, if it has none.
+async def promote(connection: AsyncConnection, keys: Collection[Key] | None) -> None:
+    """Give the first parked event of each of *keys* (``None``: of all) a time, if it has none.
 
     Called in a transaction of its own after each that may have left a key without: then one of two that came at the
     same moment sees what the other has committed.
     """
-    await connection.exec_driver_sql(_PROMOTE, (topic, list(keys)))
+    if keys is None:
+        await connection.exec_driver_sql(_PROMOTE_ALL)
+    else:
+        await connection.exec_driver_sql(_PROMOTE_SOME, ([k[0] for k in keys], [k[1] for k in keys]))

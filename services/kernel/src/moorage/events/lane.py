@@ -1,6 +1,7 @@
-"""One partition's events, handled one after the other.
+"""Lanes: each partition's events are handled one after the other.
 
-A batch is one transaction: a lock on the partition, one look into the inbox, the handlers, one insert into the inbox.
+A batch has events of one partition or several, and is one transaction: a lock on the partitions, one look into the
+inbox, the handlers, one insert into the inbox.
 If a handler fails, all of it is undone; then those before it are handled again, the failed one alone, and those behind
 it, so that each failure costs little. One that fails alone is parked with its key.
 
@@ -14,12 +15,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from moorage.database.db import Db
 from moorage.errors import Timeout, Unavailable
 from moorage.events import inbox
-from moorage.events.bus import Delivery, Partition
+from moorage.events.bus import Delivery
 from moorage.events.event import Reject
 from moorage.events.handling import Handling, Item
 from moorage.events.inbox import Row
@@ -106,11 +106,10 @@ class Work:
             self.failed(cause, item)
 
 
-class Lane:
-    """Handles the batches of one partition; not more than one at a time."""
+class Lanes:
+    """Handles batches of events; never two at once of one partition."""
 
-    def __init__(self, partition: Partition, work: Work) -> None:
-        self.topic, self.number = partition
+    def __init__(self, work: Work) -> None:
         self._work = work
 
     async def handle(self, deliveries: Sequence[Delivery]) -> None:
@@ -158,10 +157,9 @@ class Lane:
             HandlerFailed: nothing was done.
         """
         outcomes: list[tuple[str, Outcome]] = []
-        behind: set[str] = set()
+        behind: set[inbox.Key] = set()
         async with self._work.handling.pool.unit() as db:
-            connection = await self._lock(db)
-            known = await inbox.known(connection, self.topic, [(i.source, i.id, i.key) for i in items])
+            known = await self._begin(db, items)
             rows: dict[tuple[str, str], Row] = {}
             for index, item in enumerate(items):
                 name = (item.source, item.id)
@@ -170,15 +168,15 @@ class Lane:
                 elif item.problem:
                     rows[name] = self._dead(item)
                     outcomes.append((item.type, "dead"))
-                elif item.key in known.parked:
+                elif (item.topic, item.key) in known.parked:
                     rows[name] = _row(item, "retry", attempts=0)
-                    behind.add(item.key)
+                    behind.add((item.topic, item.key))
                     outcomes.append((item.type, "parked"))
                 else:
                     await self._run(db, item, index)
-                    rows[name] = Row(item.source, item.id, item.type, item.position, item.key)
+                    rows[name] = _row(item, "done", attempts=1)
                     outcomes.append((item.type, "handled"))
-            await inbox.add(await db.session.connection(), self.topic, self.number, list(rows.values()))
+            await inbox.add(await db.session.connection(), list(rows.values()))
         for type, outcome in outcomes:
             self._work.handling.meters.handled(type, outcome)
         if behind:
@@ -192,28 +190,29 @@ class Lane:
 
     async def _park(self, item: Item, cause: BaseException) -> None:
         """Note that *item* failed once: to be tried again, or given up."""
-        rules = self._work.rules[item.type]
+        rules = self._work.rules.get(item.type, Rules())
         state, outcome = rules.verdict(1, cause)
         async with self._work.handling.pool.unit() as db:
-            connection = await self._lock(db)
-            known = await inbox.known(connection, self.topic, [(item.source, item.id, item.key)])
-            if known.events:
+            if (await self._begin(db, [item])).events:
                 return
             pause = rules.pause(1) if state == "retry" else None
             row = _row(item, state, attempts=1, pause=pause, reason=reason(cause))
-            await inbox.add(connection, self.topic, self.number, [row])
+            await inbox.add(await db.session.connection(), [row])
         self._work.report(item, cause, outcome, 1)
         self._work.parked()
 
-    async def _promote(self, keys: set[str]) -> None:
+    async def _promote(self, keys: set[inbox.Key]) -> None:
         async with self._work.handling.pool.unit() as db:
-            await inbox.promote(await db.session.connection(), self.topic, keys)
+            await inbox.promote(await db.session.connection(), keys)
         self._work.parked()
 
-    async def _lock(self, db: Db) -> AsyncConnection:
+    async def _begin(self, db: Db, items: Sequence[Item]) -> inbox.Known:
+        """Lock the partitions of *items*, then see what is known of them."""
         connection = await db.session.connection()
-        await inbox.lock(connection, self._work.group, self.topic, self.number, idle=self._work.idle)
-        return connection
+        partitions = {(item.topic, item.partition) for item in items}
+        await inbox.lock(connection, self._work.group, partitions, idle=self._work.idle)
+        keys = {(item.topic, item.key) for item in items}
+        return await inbox.known(connection, [(item.source, item.id) for item in items], keys)
 
     def _dead(self, item: Item) -> Row:
         log.error(
@@ -230,4 +229,5 @@ def _row(
     item: Item, state: inbox.State, *, attempts: int, pause: float | None = None, reason: str | None = None
 ) -> Row:
     kept = None if state == "done" else item.text
-    return Row(item.source, item.id, item.type, item.position, item.key, state, attempts, pause, reason, kept)
+    place = (item.topic, item.partition, item.position)
+    return Row(item.source, item.id, item.type, *place, item.key, state, attempts, pause, reason, kept)

@@ -125,10 +125,13 @@ class EventsPort:
             LookupError: the module handles no such type.
             Exception: whatever the handler raised, or why the event cannot be read.
         """
+        from moorage.events.bus import Delivery
         from moorage.events.cloudevents import Origin, encode
 
         text = encode(event, Origin(source, tenant), id=uuid7(), time=datetime.now(UTC))
-        item = self.handling.item(text.encode(), event.event_key, 0, "test/0/0")
+        item = self.handling.item(
+            Delivery(topic_of(event.__event_type__), 0, 0, event.event_key, text.encode())
+        )
         if item is None:
             raise LookupError(f"the module has no handler for {event.__event_type__}")
         if item.problem:

@@ -228,7 +228,8 @@ class Relay:
                 while not ended.is_set():
                     await connection.execute("SELECT 1")  # finds connections that died without a word
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(ended.wait(), _KEEPALIVE)
+                        async with asyncio.timeout(_KEEPALIVE):
+                            await ended.wait()
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
                 log.debug("other processes' events are polled for", reason=f"{type(exc).__name__}: {exc}")
             finally:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import structlog
 
 from moorage.events import inbox
+from moorage.events.bus import Delivery
 from moorage.events.handling import Item
 from moorage.events.lane import Rules, Work, reason
 from moorage.events.lease import Lease
@@ -160,7 +161,8 @@ class Retries:
 
     async def _wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), max(seconds, 0.001))
+            async with asyncio.timeout(max(seconds, 0.001)):
+                await self._woken.wait()
 
     async def _claim(self) -> _Claim | None:
         async with self._pool.engine.begin() as connection:
@@ -177,8 +179,8 @@ class Retries:
             )
 
     async def _retry(self, claim: _Claim) -> None:
-        place = f"{claim.topic}/{claim.partition}/{claim.position}"
-        item = self._work.handling.item(claim.event.encode(), claim.key, claim.position, place)
+        place = (claim.topic, claim.partition, claim.position)
+        item = self._work.handling.item(Delivery(*place, claim.key, claim.event.encode()))
         if item is None:
             await self._give_up(claim, f"nothing handles {claim.type} any more")
         elif item.problem:
@@ -225,7 +227,7 @@ class Retries:
 
     async def _promote(self, claim: _Claim) -> None:
         async with self._pool.engine.begin() as connection:
-            await inbox.promote(connection, claim.topic, [claim.key])
+            await inbox.promote(connection, [(claim.topic, claim.key)])
         self._woken.set()
 
     # -- the inbox kept small, by one process
@@ -236,7 +238,7 @@ class Retries:
                 await self._count()
                 if await self._lease.take():
                     async with self._pool.engine.begin() as connection:
-                        await inbox.promote(connection)  # for keys whose process died before it could
+                        await inbox.promote(connection, None)  # for keys whose process died before it could
                     await self._clean()
             await asyncio.sleep(_KEEP_EVERY)
 

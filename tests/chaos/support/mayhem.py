@@ -77,6 +77,7 @@ class Load:
     rate: float = 150.0
     acknowledged: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     failed: Counter[str] = field(default_factory=Counter)
+    _closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def number(self) -> int:
@@ -92,13 +93,13 @@ class Load:
             try:
                 yield self
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                # Each customer waits for the answer to his last order, so that none is committed and not counted.
+                self._closed.set()
+                await asyncio.gather(*tasks)
 
     async def _order(self, session: aiohttp.ClientSession, customer: str) -> None:
         pause = self.customers / self.rate
-        while True:
+        while not self._closed.is_set():
             server = self.world.servers[self.random.choice(("shop-0", "shop-1"))]
             try:
                 async with session.post(f"{server.url}/orders/{customer}") as answer:

@@ -1,6 +1,7 @@
 """Redis that is killed, hangs or refuses: the process goes on without, and nothing outdated comes back."""
 
 import asyncio
+import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -309,3 +310,53 @@ async def test_the_rights_that_the_page_names_are_enough_and_keep_modules_apart(
         assert one.errors("get") == 1
     finally:
         await client.execute_command("ACL", "DELUSER", "module")
+
+
+async def test_nobody_reads_what_was_ended_before_however_redis_fares(rig: Any, start: Any) -> None:
+    """A writer, many readers, and a Redis that hangs and dies between any two steps: no read is older than the last
+    write that was over when the read began.
+    """
+    one = start()
+    written = ended = reads = 0
+    stop = asyncio.Event()
+
+    async def load() -> int:
+        seen = written
+        await asyncio.sleep(random.uniform(0, 0.01))
+        return seen
+
+    async def read() -> None:
+        nonlocal reads
+        while not stop.is_set():
+            least = ended
+            got = await one.cache.get_or_compute("k", load, ttl=60, tags=["t"])
+            assert got >= least, f"read {got} after {least} was over"
+            reads += 1
+            await asyncio.sleep(random.uniform(0, 0.003))
+
+    async def write() -> None:
+        nonlocal written, ended
+        while not stop.is_set():
+            written += 1
+            mine = written
+            await one.cache.invalidate("t")
+            ended = mine
+            await asyncio.sleep(random.uniform(0, 0.05))
+
+    async def trouble() -> None:
+        for harm, mend in ((rig.freeze, rig.thaw), (rig.kill, rig.start)) * 3:
+            await asyncio.sleep(random.uniform(0.1, 0.6))
+            harm()
+            await asyncio.sleep(random.uniform(0.05, 0.5))
+            await asyncio.to_thread(mend)
+        await one.back()
+        await asyncio.sleep(0.3)
+        stop.set()
+
+    async with asyncio.TaskGroup() as group:
+        for work in (trouble, write, *[read] * 10):
+            group.create_task(work())
+    assert reads > 200
+    assert written > 20
+    hits = one.metrics.registry.get_sample_value("cache_hits_total", {"state": "fresh"}) or 0
+    assert hits > 20

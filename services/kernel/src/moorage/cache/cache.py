@@ -134,6 +134,7 @@ class Cache:
         engine = self._engine
         name, life = self._names.entry(key), self._life(ttl, 0)
         data = values.encode(value)
+        engine.flights.leave([name])
         if len(data) > engine.largest:
             self._too_large(name, data)
             await engine.store.delete([name])
@@ -142,7 +143,11 @@ class Cache:
 
     async def delete(self, *keys: Key) -> int:
         """Remove entries; returns how many there were. After a write: see `delete_after`."""
-        return await self._engine.store.delete([self._names.entry(key) for key in keys]) if keys else 0
+        if not keys:
+            return 0
+        names = [self._names.entry(key) for key in keys]
+        self._engine.flights.leave(names)
+        return await self._engine.store.delete(names)
 
     async def exists(self, key: Key) -> bool:
         """Whether there is an entry, be it ``None``."""
@@ -164,7 +169,9 @@ class Cache:
     async def invalidate(self, *tags: Key) -> None:
         """Remove all entries that have one of *tags*, those that are just being computed too."""
         if tags:
-            await self._engine.store.invalidate(self._names.tags(tags))
+            names = self._names.tags(tags)
+            self._engine.flights.leave(tags=names)
+            await self._engine.store.invalidate(names)
 
     def invalidate_after(self, db: "Db", *tags: Key) -> None:
         """`invalidate` when *db* has committed, before the request is answered; not at all if it is rolled back."""
@@ -285,7 +292,7 @@ class Cache:
         Raises:
             Elsewhere: another process computes it, and nobody here is *patient*.
         """
-        return await self._engine.flights.once(plan.key, lambda: self._lead(plan, patient))
+        return await self._engine.flights.once(plan.key, lambda: self._lead(plan, patient), plan.tags)
 
     async def _lead(self, plan: _Plan, patient: bool) -> Result:
         engine = self._engine

@@ -1,7 +1,7 @@
 """Single-flight: of all who want one result in this process, one works for it and the others wait."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +18,12 @@ class Result:
 
     value: bytes
     outdated: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Flight:
+    tags: frozenset[bytes]
+    result: asyncio.Future[Result | None]
 
 
 class Elsewhere(Exception):  # noqa: N818 - it says where the result is being made
@@ -40,12 +46,25 @@ class Flights:
     """
 
     def __init__(self) -> None:
-        self._under_way: dict[bytes, asyncio.Future[Result | None]] = {}
+        self._under_way: dict[bytes, _Flight] = {}
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._under_way
 
-    async def once(self, key: bytes, work: Callable[[], Awaitable[Result]]) -> bytes:
+    def leave(self, keys: Collection[bytes] = (), tags: Collection[bytes] = ()) -> None:
+        """Something of *keys* or *tags* has changed: whoever comes from now on joins nobody who began before.
+
+        The store finds that out, too, and for other processes; but not while it is away.
+        """
+        for key in keys:
+            self._under_way.pop(key, None)
+        if tags:
+            for key in [key for key, flight in self._under_way.items() if not flight.tags.isdisjoint(tags)]:
+                del self._under_way[key]
+
+    async def once(
+        self, key: bytes, work: Callable[[], Awaitable[Result]], tags: Collection[bytes] = ()
+    ) -> bytes:
         """What *work* makes, or what another's makes who is at it already.
 
         Whoever waited for an outdated result may have come after the change: for him it is made anew.
@@ -55,13 +74,13 @@ class Flights:
         """
         rounds = 0
         while True:
-            flight = self._under_way.get(key)
-            if flight is None:
-                return (await self._lead(key, work)).value
             if key in _leading.get():
                 raise RuntimeError(f"the computation of the cache's entry {key!r} asks for that entry")
+            flight = self._under_way.get(key)
+            if flight is None:
+                return (await self._lead(key, work, frozenset(tags))).value
             try:
-                result = await asyncio.shield(flight)
+                result = await asyncio.shield(flight.result)
             except Elsewhere:
                 continue
             if result is _ABANDONED:
@@ -70,22 +89,25 @@ class Flights:
                 return result.value
             rounds += 1
 
-    async def _lead(self, key: bytes, work: Callable[[], Awaitable[Result]]) -> Result:
-        flight: asyncio.Future[Result | None] = asyncio.get_running_loop().create_future()
-        self._under_way[key] = flight
+    async def _lead(
+        self, key: bytes, work: Callable[[], Awaitable[Result]], tags: frozenset[bytes]
+    ) -> Result:
+        future: asyncio.Future[Result | None] = asyncio.get_running_loop().create_future()
+        self._under_way[key] = flight = _Flight(tags, future)
         token = _leading.set(_leading.get() | {key})
         try:
             result = await work()
         except Exception as exc:
-            flight.set_exception(exc)
-            flight.exception()  # nobody may have waited: that is not worth a warning
+            future.set_exception(exc)
+            future.exception()  # nobody may have waited: that is not worth a warning
             raise
         except BaseException:
-            flight.set_result(_ABANDONED)
+            future.set_result(_ABANDONED)
             raise
         else:
-            flight.set_result(result)
+            future.set_result(result)
             return result
         finally:
-            del self._under_way[key]
+            if self._under_way.get(key) is flight:
+                del self._under_way[key]
             _leading.reset(token)

@@ -18,7 +18,8 @@ from moorage.module import DeclarationError, Handler
 
 SAFE: Final = frozenset({"GET", "HEAD"})
 _CODINGS: Final = ("-gzip", "-deflate")
-_TAG: Final = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
+# Begins with what is no space: else each space of a long run would be tried as a beginning, and scanned to the end.
+_TAG: Final = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
 _MISSING: Final = object()
 
 

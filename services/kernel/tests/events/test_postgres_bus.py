@@ -429,6 +429,35 @@ async def test_a_lost_partition_comes_again_from_the_position_that_was_committed
     await mail.close()
 
 
+async def test_what_was_read_before_a_partition_was_lost_is_not_committed_after_it_came_back(
+    bus: PostgresBus, shop: PostgresPublisher
+) -> None:
+    """The consumer has not been told yet; somebody else may have read on in between."""
+    mail = await Mail(bus, lease=3.0, poll=0.1).join()
+    await mail.has(8)
+    await shop.publish([Message(TOPIC, "k", str(n).encode()) for n in range(4)])
+    came = await mail.take(4)
+    place = (came[0].topic, came[0].partition)
+    allowed = asyncio.Event()
+
+    async def slowly(_: frozenset[Partition]) -> None:
+        await allowed.wait()
+
+    mail._on_change = slowly
+    token = mail._held[place].token
+    await admin(bus, "UPDATE moorage_bus.lease SET member = NULL, token = token + 1")
+    mail._beat_now.set()
+    await until(lambda: place in mail._held and mail._held[place].token > token)
+    with pytest.raises(PartitionLost):
+        await mail.commit({place: 4})
+    allowed.set()
+    again = await mail.take(4)
+    assert [one.body for one in again] == [one.body for one in came]
+    await mail.commit({place: 4})
+    assert (await mail.lag())[place] == 0
+    await mail.close()
+
+
 async def _note(changes: list[frozenset[Partition]], partitions: frozenset[Partition]) -> None:
     changes.append(partitions)
 

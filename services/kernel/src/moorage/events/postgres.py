@@ -134,6 +134,8 @@ class PostgresSubscriber:
         self._held: dict[Partition, _Held] = {}
         self._told: dict[Partition, int] = {}
         """What `OnChange` was last told of, and the tokens of then."""
+        self._given: dict[Partition, int] = {}
+        """The token under which the consumer got each partition; it may not know yet that it was lost and came back."""
         self._paused: set[Partition] = set()
         self._turn = asyncio.Lock()
         self._wake, self._beat_now, self._changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -166,6 +168,7 @@ class PostgresSubscriber:
         await cancel(tasks)
         self._held.clear()
         self._told.clear()
+        self._given.clear()
         if tasks:
             with contextlib.suppress(BusUnavailable):
                 await self._link.fetch("SELECT moorage_bus.leave($1)", self._member)
@@ -200,21 +203,26 @@ class PostgresSubscriber:
             PartitionLost: for some; the others' positions are committed.
             BusUnavailable: nothing may be committed.
         """
-        mine = {one: position for one, position in positions.items() if one in self._held}
+        given = {one: self._given.get(one) for one in positions}
+        mine = {
+            one: position
+            for one, position in positions.items()
+            if one in self._held and self._held[one].token == given[one]
+        }
         lost = set(positions) - set(mine)
         if mine:
-            tokens = [self._held[one].token for one in mine]
             refused = await self._link.fetch(
                 "SELECT topic, partition FROM moorage_bus.commit($1, $2, $3, $4, $5)",
                 self._member,
                 *_columns(mine),
-                tokens,
+                [given[one] for one in mine],
                 list(mine.values()),
             )
             lost |= {(row["topic"], row["partition"]) for row in refused}
         if lost:
             for one in lost:
-                self._held.pop(one, None)
+                if one in self._held and self._held[one].token == given[one]:
+                    del self._held[one]
             self._changed.set()
             self._beat_now.set()
             raise PartitionLost(lost)
@@ -349,6 +357,8 @@ class PostgresSubscriber:
             # One that was lost and came back has a gap in between: first it goes.
             again = same != self._told and not staying.keys().isdisjoint(self._told.keys() - same.keys())
             self._told = same
+            if not again:
+                self._given |= staying
             await self._tell(frozenset(same if again else staying))
             if not again:
                 self._told = staying

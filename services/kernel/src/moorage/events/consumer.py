@@ -1,7 +1,8 @@
 """The consumer: a member of the module's group on the bus, with a lane for each of its partitions.
 
-While handlers are quick, a batch takes what waits in all lanes that are free: one transaction for many partitions costs
-little more than for one. When they are slow, each lane goes on by itself, so that none waits for another's handlers.
+While handlers are quick, there is one batch at a time, of what waits in all lanes: a transaction for many partitions
+costs little more than for one. When they are slow, each lane goes on by itself, so that none waits for the handlers of
+another.
 """
 
 import asyncio
@@ -72,6 +73,7 @@ class Consumer:
         self._owned: frozenset[Partition] = frozenset()
         self._working: set[asyncio.Task[None]] = set()
         self._slow = False
+        self._began = 0.0
         self._handler = Lanes(work)
         self._done: dict[Partition, int] = {}
         self._some_done = asyncio.Event()
@@ -162,7 +164,10 @@ class Consumer:
             free = [lane for lane in self._lanes.values() if lane.queue and lane.task is None]
             if not free:
                 return
+            if self._working and not self._slow and time.monotonic() - self._began < _SLOW:
+                return  # what comes meanwhile makes the next batch larger
             taken = free[:1] if self._slow else free
+            self._began = time.monotonic()
             task = asyncio.create_task(self._work_off(taken), name="events batch")
             for lane in taken:
                 lane.task = task

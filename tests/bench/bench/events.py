@@ -210,7 +210,7 @@ async def _bare(bootstrap: str) -> AsyncIterator[Bare]:
         for role in ("produce", "consume"):
             command = [sys.executable, "-m", "bench.bare", role, bootstrap, topic]
             process = await asyncio.to_thread(_piped, command, environ)
-            stack.callback(process.wait)
+            stack.enter_context(process)  # waits, and closes the pipes
             stack.callback(process.kill)
             processes.append(process)
         producer, consumer = processes

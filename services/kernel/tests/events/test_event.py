@@ -128,7 +128,8 @@ class Free(Event, type="events.free.said", key="id"):
 @given(
     st.builds(
         Free,
-        id=st.text(min_size=1, max_size=20),
+        # The database refuses a NUL in a key, so it is never sent.
+        id=st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20),
         text=st.text(),
         number=st.floats(allow_nan=False, allow_infinity=False),
         many=st.dictionaries(st.text(), st.lists(st.integers(-(2**53), 2**53), max_size=3), max_size=3),

@@ -20,6 +20,8 @@ CONTENT_TYPE: Final = "application/cloudevents+json"
 LARGEST: Final = 900_000
 """Bytes of an encoded event; below Kafka's default limit for a message with all that is around it."""
 _LONGEST: Final = 1024
+_LONGEST_KEY: Final = 4 * LONGEST_KEY
+"""Bytes, as they come. More would not fit the inbox's indexes, and its event would stop its partition for ever."""
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)")
 
 E = TypeVar("E", bound=Event)
@@ -82,6 +84,8 @@ def encode(event: Event, origin: Origin, *, id: UUID, time: datetime) -> str:
         raise ValueError(
             f"{event.__event_type__}: its key has {len(key)} characters, and must have 1 to {LONGEST_KEY}"
         )
+    if "\0" in key:
+        raise ValueError(f"{event.__event_type__}: its key holds a NUL, which PostgreSQL cannot store")
     attributes: dict[str, str] = {
         "specversion": "1.0",
         "id": str(id),
@@ -131,7 +135,7 @@ def decode(body: bytes | str) -> Envelope:
     if "data" not in content:
         raise Undecodable("it has no data" + (" but data_base64" if "data_base64" in content else ""))
     user = _text(content, "userid", optional=True)
-    key = _text(content, "partitionkey", optional=True) or _text(content, "subject", optional=True)
+    key = _key(content, "partitionkey") or _key(content, "subject")
     return Envelope(
         id=_needed(content, "id"),
         source=_needed(content, "source"),
@@ -163,6 +167,9 @@ def read(cls: type[E], envelope: Envelope) -> E:
             for problem in problems[:5]
         )
         raise Undecodable(f"its data is no {cls.__name__}: {named}") from None
+    except Exception as exc:
+        # A mistake in the class's own code, such as a validator's; the partition must not stand still for it.
+        raise Undecodable(f"its data is no {cls.__name__}: it raised {type(exc).__name__}") from exc
 
 
 def _needed(content: dict[str, Any], name: str) -> str:
@@ -171,14 +178,23 @@ def _needed(content: dict[str, Any], name: str) -> str:
     return text
 
 
-def _text(content: dict[str, Any], name: str, *, optional: bool = False) -> str | None:
+def _key(content: dict[str, Any], name: str) -> str | None:
+    return _text(content, name, optional=True, longest=_LONGEST_KEY)
+
+
+def _text(
+    content: dict[str, Any], name: str, *, optional: bool = False, longest: int = _LONGEST
+) -> str | None:
+    """An attribute; *longest* in bytes. PostgreSQL's texts hold no NUL."""
     value = content.get(name)
     if value is None and optional:
         return None
     if not isinstance(value, str) or not value:
         raise Undecodable(f"{name} is {_shown(value)}, not a text")
-    if len(value) > _LONGEST:
-        raise Undecodable(f"{name} has more than {_LONGEST} characters")
+    if len(value.encode()) > longest:
+        raise Undecodable(f"{name} has more than {longest} bytes")
+    if "\0" in value:
+        raise Undecodable(f"{name} holds a NUL")
     return value
 
 

@@ -15,7 +15,7 @@ from moorage.database.tenancy import Tenancy
 from moorage.events.binding import Bound
 from moorage.events.bus import Delivery
 from moorage.events.cloudevents import Envelope, Undecodable, decode, read
-from moorage.events.event import Event, EventInfo
+from moorage.events.event import LONGEST_KEY, Event, EventInfo, topic_of
 from moorage.events.meters import Meters
 from moorage.scope import Scope
 from moorage.tracing import Span, Tracer
@@ -40,6 +40,11 @@ class Item:
     event: Event | None = None
     problem: str = ""
     """Why it can never be handled; then there may be neither envelope nor event."""
+
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """What the inbox knows it by."""
+        return self.source, self.id, self.topic
 
     @property
     def text(self) -> str:
@@ -74,21 +79,21 @@ class Handling:
         try:
             envelope = decode(body)
         except Undecodable as exc:
-            name = f"{topic}/{partition}/{position}"
-            return Item(
-                UNREADABLE, name, "", *place, delivery.key, body, problem=f"it is no CloudEvent: {exc}"
-            )
+            name, key = f"{topic}/{partition}/{position}", _storable(delivery.key)
+            return Item(UNREADABLE, name, "", *place, key, body, problem=f"it is no CloudEvent: {exc}")
         bound = self.bound.get(envelope.type)
         if bound is None:
             return None
-        key = envelope.key or delivery.key
-        try:
-            event = read(bound.event, envelope)
-        except Undecodable as exc:
-            return Item(
-                envelope.source, envelope.id, envelope.type, *place, key, body, envelope, problem=str(exc)
-            )
-        return Item(envelope.source, envelope.id, envelope.type, *place, key, body, envelope, event)
+        key, event, problem = envelope.key or _storable(delivery.key), None, ""
+        if topic_of(envelope.type) != topic:
+            # Else whoever may publish any topic that we read could speak for the owners of all others.
+            problem = f"its type {envelope.type} does not belong to the topic {topic}"
+        else:
+            try:
+                event = read(bound.event, envelope)
+            except Undecodable as exc:
+                problem = str(exc)
+        return Item(envelope.source, envelope.id, envelope.type, *place, key, body, envelope, event, problem)
 
     async def run(self, db: Db, item: Item, attempt: int) -> None:
         """Call the handler of *item* in the transaction of *db*, and send what it changed to the database.
@@ -146,3 +151,8 @@ class Handling:
             links=() if envelope.trace is None else (envelope.trace,),
             attributes={"messaging.operation.type": "process", "messaging.message.id": envelope.id},
         )
+
+
+def _storable(key: str) -> str:
+    """A key of the bus's own, as a table and its index can keep it; Kafka's are any bytes."""
+    return key.replace("\0", "\\x00")[:LONGEST_KEY]

@@ -23,11 +23,11 @@ SELECT set_config('idle_in_transaction_session_timeout', $2, true), count(pg_adv
 FROM unnest($1::bigint[]) AS number
 """
 _KNOWN: Final = """
-SELECT i.source, i.id, NULL AS topic, NULL AS key
-FROM unnest($1::text[], $2::text[]) AS e (source, id) JOIN moorage_inbox i USING (source, id)
+SELECT i.source, i.id, i.topic, NULL AS key
+FROM unnest($1::text[], $2::text[], $3::text[]) AS e (source, id, topic) JOIN moorage_inbox i USING (source, id, topic)
 UNION ALL
 SELECT DISTINCT NULL, NULL, i.topic, i.key
-FROM unnest($3::text[], $4::text[]) AS e (topic, key) JOIN moorage_inbox i USING (topic, key) WHERE i.state = 'retry'
+FROM unnest($4::text[], $5::text[]) AS e (topic, key) JOIN moorage_inbox i USING (topic, key) WHERE i.state = 'retry'
 """
 _ADD: Final = """
 INSERT INTO moorage_inbox
@@ -42,9 +42,9 @@ ORDER BY e.n
 """
 _PROMOTE: Final = """
 UPDATE moorage_inbox i SET next_at = clock_timestamp()
-FROM (SELECT DISTINCT ON (topic, key) source, id, next_at FROM {those} WHERE state = 'retry'
+FROM (SELECT DISTINCT ON (topic, key) source, id, topic, next_at FROM {those} WHERE state = 'retry'
       ORDER BY topic, key, seq) AS head
-WHERE i.source = head.source AND i.id = head.id AND head.next_at IS NULL AND i.state = 'retry'
+WHERE i.source = head.source AND i.id = head.id AND i.topic = head.topic AND head.next_at IS NULL AND i.state = 'retry'
 """
 _PROMOTE_ALL: Final = _PROMOTE.format(those="moorage_inbox")
 _PROMOTE_SOME: Final = _PROMOTE.format(
@@ -53,6 +53,8 @@ _PROMOTE_SOME: Final = _PROMOTE.format(
 
 Key = tuple[str, str]
 """Topic and key: what order holds for."""
+Name = tuple[str, str, str]
+"""Source, id and topic: what an event is known by. Who publishes another topic can write any source and id there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,8 @@ class Row:
 class Known:
     """What the inbox knows of a batch."""
 
-    events: frozenset[tuple[str, str]]
-    """Source and id of those that came before."""
+    events: frozenset[Name]
+    """Those that came before."""
     parked: frozenset[Key]
     """Those with events that wait to be handled again."""
 
@@ -100,14 +102,13 @@ def _number(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), signed=True)
 
 
-async def known(
-    connection: AsyncConnection, events: Collection[tuple[str, str]], keys: Collection[Key]
-) -> Known:
-    """What is known of *events*, given by source and id, and of *keys*."""
-    values = ([e[0] for e in events], [e[1] for e in events], [k[0] for k in keys], [k[1] for k in keys])
+async def known(connection: AsyncConnection, events: Collection[Name], keys: Collection[Key]) -> Known:
+    """What is known of *events* and of *keys*."""
+    names = ([e[0] for e in events], [e[1] for e in events], [e[2] for e in events])
+    values = (*names, [k[0] for k in keys], [k[1] for k in keys])
     answer: Sequence[Any] = (await connection.exec_driver_sql(_KNOWN, values)).all()
     return Known(
-        frozenset((source, id) for source, id, _, _ in answer if source is not None),
+        frozenset((source, id, topic) for source, id, topic, _ in answer if source is not None),
         frozenset((topic, key) for source, _, topic, key in answer if source is None),
     )
 

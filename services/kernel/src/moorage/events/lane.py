@@ -160,9 +160,9 @@ class Lanes:
         behind: set[inbox.Key] = set()
         async with self._work.handling.pool.unit() as db:
             known = await self._begin(db, items)
-            rows: dict[tuple[str, str], Row] = {}
+            rows: dict[inbox.Name, Row] = {}
             for index, item in enumerate(items):
-                name = (item.source, item.id)
+                name = item.name
                 if name in known.events or name in rows:
                     outcomes.append((item.type, "duplicate"))
                 elif item.problem:
@@ -212,7 +212,7 @@ class Lanes:
         partitions = {(item.topic, item.partition) for item in items}
         await inbox.lock(connection, self._work.group, partitions, idle=self._work.idle)
         keys = {(item.topic, item.key) for item in items}
-        return await inbox.known(connection, [(item.source, item.id) for item in items], keys)
+        return await inbox.known(connection, [item.name for item in items], keys)
 
     def _dead(self, item: Item) -> Row:
         log.error(

@@ -24,20 +24,20 @@ log = structlog.get_logger("moorage.events")
 _CLAIM: Final = """
 UPDATE moorage_inbox i
 SET attempts = i.attempts + 1, next_at = clock_timestamp() + make_interval(secs => $1)
-FROM (SELECT source, id FROM moorage_inbox WHERE state = 'retry' AND next_at <= clock_timestamp()
+FROM (SELECT source, id, topic FROM moorage_inbox WHERE state = 'retry' AND next_at <= clock_timestamp()
       ORDER BY next_at LIMIT 1 FOR UPDATE SKIP LOCKED) AS due
-WHERE i.source = due.source AND i.id = due.id
+WHERE i.source = due.source AND i.id = due.id AND i.topic = due.topic
 RETURNING i.source, i.id, i.type, i.topic, i.partition, i.position, i.key, i.attempts, i.event
 """
 _HOLD: Final = """
-SELECT set_config('idle_in_transaction_session_timeout', $4, true) FROM moorage_inbox
-WHERE source = $1 AND id = $2 AND attempts = $3 AND state = 'retry' FOR UPDATE
+SELECT set_config('idle_in_transaction_session_timeout', $5, true) FROM moorage_inbox
+WHERE source = $1 AND id = $2 AND topic = $3 AND attempts = $4 AND state = 'retry' FOR UPDATE
 """
 _SETTLE: Final = """
 UPDATE moorage_inbox
-SET state = $4, next_at = clock_timestamp() + make_interval(secs => $5::float8), reason = $6,
-    event = CASE WHEN $4 = 'done' THEN NULL ELSE event END
-WHERE source = $1 AND id = $2 AND attempts = $3 AND state = 'retry'
+SET state = $5, next_at = clock_timestamp() + make_interval(secs => $6::float8), reason = $7,
+    event = CASE WHEN $5 = 'done' THEN NULL ELSE event END
+WHERE source = $1 AND id = $2 AND topic = $3 AND attempts = $4 AND state = 'retry'
 """
 _NEXT: Final = """
 SELECT EXTRACT(epoch FROM min(next_at) - clock_timestamp()) FROM moorage_inbox
@@ -84,8 +84,8 @@ class _Claim:
     event: str
 
     @property
-    def token(self) -> tuple[str, str, int]:
-        return self.source, self.id, self.attempts
+    def token(self) -> tuple[str, str, str, int]:
+        return self.source, self.id, self.topic, self.attempts
 
 
 class Retries:

@@ -67,4 +67,11 @@ STEPS: Final[tuple[tuple[int, str], ...]] = (
             'The JSON Schema of each emitted type, by the version of the module that is deployed.';
         """,
     ),
+    (
+        2,
+        """
+        -- Only a topic's publisher can use up an id in it: one who publishes another must not suppress its events.
+        ALTER TABLE moorage_inbox DROP CONSTRAINT moorage_inbox_pkey, ADD PRIMARY KEY (source, id, topic);
+        """,
+    ),
 )

@@ -58,7 +58,9 @@ def _classes(module: Module, code: Code) -> Iterator[Problem]:
     for cls in classes:
         type = cls.__event_type__
         if type not in published and type not in code.reactions:
-            message = f"{cls.__module__}.{cls.__qualname__} is of type {type}, which is neither emitted nor handled"
+            message = (
+                f"{cls.__module__}.{cls.__qualname__} is of type {type}, which is neither emitted nor handled"
+            )
             yield _problem(module, "spec.events.publishes", message, f"add {type}, or remove the class")
     for index, type in enumerate(published):
         if type not in {cls.__event_type__ for cls in classes}:

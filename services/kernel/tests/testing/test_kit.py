@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 from sqlalchemy.orm import Mapped
 
-from moorage import Table
+from moorage import Config, Module, Reloadable, Table
 from moorage.testing import ModuleHarness, SchemaDatabase, schema_differences
 
 
@@ -59,3 +59,48 @@ def test_a_folder_without_a_module_with_code_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"holds 0 Modules with spec\.app"):
         ModuleHarness(tmp_path)
+
+
+_CONFIGURED = """
+apiVersion: moorage.dev/v1alpha1
+kind: Module
+metadata: {name: kit}
+spec:
+  version: 0.1.0
+  image: "kit:1"
+  app: "kit:module"
+  config: {kit: {greeting: moin, shelf: attic}}
+  env: [{name: KIT_DOOR, value: red}]
+---
+apiVersion: moorage.dev/v1alpha1
+kind: Route
+metadata: {name: kit}
+spec:
+  module: kit
+  rules: [{name: say, methods: [GET], path: /, auth: none}]
+"""
+
+
+class KitConfig(Config):
+    """Every field is set by another layer."""
+
+    greeting: Reloadable[str] = "hello"
+    shelf: str = "cellar"
+    door: str = "green"
+
+
+async def test_configuration_of_the_manifest_counts_as_in_a_pod(tmp_path: Path) -> None:
+    (tmp_path / "kit.yaml").write_text(_CONFIGURED)
+    module = Module("kit", config=KitConfig)
+
+    @module.handle("say")
+    async def say(config: KitConfig) -> str:
+        return f"{config.greeting} {config.shelf} {config.door}"
+
+    async with ModuleHarness(tmp_path, module=module) as kit:
+        assert (await kit.anonymous().get("/")).body == "moin attic red"
+        kit.set_config({"kit": {"greeting": "servus"}})
+        assert (await kit.anonymous().get("/")).body == "servus attic red"
+        assert (await kit.admin.get("/config")).body["refused"] == []
+    async with ModuleHarness(tmp_path, module=module, environ={"KIT_DOOR": "blue"}) as kit:
+        assert (await kit.anonymous().get("/")).body == "moin attic blue"

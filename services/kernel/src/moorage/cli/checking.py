@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Final
 
 from moorage import injection
+from moorage.assembly import groups_of
 from moorage.cache.cache import Cache
 from moorage.cli import event_checks, generated
 from moorage.client.client import Clients
+from moorage.config.layers import Layer, merge
+from moorage.config.loading import ConfigError, settings_model, validated
 from moorage.config.secrets import Secrets
 from moorage.database.db import Db
 from moorage.database.units import Database
@@ -79,6 +82,7 @@ def _code(folder: Path, manifests: ManifestSet, module: Module) -> Iterator[Prob
     if code.name != module.metadata.name:
         message = f"{app} calls itself {code.name!r}, the resource {module.metadata.name!r}"
         yield _problem(module, "metadata.name", message, "give both the same name")
+    yield from _configuration(module, code)
     yield from _bindings(manifests, module, bound)
     yield from _names(folder, manifests, module)
     yield from event_checks.problems(folder, manifests, module, code, providers_of(code))
@@ -104,6 +108,23 @@ def providers_of(code: Code) -> dict[type, Provider]:
     # Db is of each request alone; the others a factory of the process may need as well.
     shared: dict[type, object] = dict.fromkeys(kind for kind in _PORTS if kind is not Db)
     return given | injection.Injection(code, shared, given).given()
+
+
+def _configuration(module: Module, code: Code) -> Iterator[Problem]:
+    """What the process would refuse in ``spec.config``; what other layers have to add is not known here."""
+    layer = Layer("spec.config", dict(module.spec.config or {}))
+    try:
+        model = settings_model(groups_of(code))
+    except ConfigError as exc:
+        yield _problem(module, "metadata.name", str(exc), "rename the module")
+        return
+    try:
+        validated(model, merge([layer]), [layer])
+    except ConfigError as exc:
+        for line in str(exc).splitlines():
+            origin, field, message = line.split(": ", 2)
+            if origin == layer.name:
+                yield _problem(module, f"{origin}.{field}", message)
 
 
 def _bindings(manifests: ManifestSet, module: Module, bound: Mapping[str, Bound]) -> Iterator[Problem]:

@@ -214,7 +214,11 @@ def _run(work: Callable[[Any], Coroutine[Any, Any, T]], overrides: Sequence[str]
 async def _connected(work: Callable[[Any], Coroutine[Any, Any, T]], overrides: Sequence[str]) -> T:
     database = load(overrides=overrides, only_own=True).database
     if database.dsn is None and database.direct_dsn is None:
-        raise ConfigError("database.dsn: not set; the environment variable is DATABASE_DSN")
+        raise ConfigError(
+            "database.dsn: not set; the environment variable is DATABASE_DSN. "
+            "It is in a module's pod (kubectl exec deploy/NAME -- moorage events …), and of `moorage up` in a file: "
+            ". .moorage/run/env/NAME"
+        )
     connection = await Link(database, "moorage events", size=1).connect()
     try:
         if database.schema_ is not None:

@@ -15,6 +15,7 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from moorage.assembly import groups_of
+from moorage.config.layers import Layer, merge
 from moorage.config.live import Live
 from moorage.config.loading import Source
 from moorage.database.migrations import Migrator, Options
@@ -46,7 +47,7 @@ class ModuleHarness:
     """Serves the module of a folder for the length of an ``async with`` block.
 
     Args:
-        folder: holds ``manifests/*.yaml`` with one Module that has ``app``.
+        folder: holds ``manifests/*.yaml`` with one Module that has ``app``; its ``spec.config`` and ``spec.env`` count.
         server_dsn: a superuser's DSN of a PostgreSQL to make a database on; ``None``: one is started for it.
             Not used by a Module without ``database``.
         environ: variables for the module, such as settings of its own group.
@@ -153,10 +154,15 @@ class ModuleHarness:
     def set_config(self, values: Mapping[str, object]) -> None:
         """Let ``config.yaml`` say *values*, as ``{"shop": {"per_page": 5}}``, while the module runs.
 
+        They win over ``spec.config``, whose other fields stay.
         What is `Reloadable` is in force when this returns; `admin`'s ``/config`` tells what was refused.
         """
-        (self._work / "config.yaml").write_text(json.dumps(values))  # JSON is YAML
+        self._write_config(values)
         self._running.assembly.live.refresh()
+
+    def _write_config(self, values: Mapping[str, object]) -> None:
+        layers = [Layer("", dict(self.resource.spec.config or {})), Layer("", dict(values))]
+        (self._work / "config.yaml").write_text(json.dumps(merge(layers)))  # JSON is YAML
 
     def set_policy(self, document: BaseDocument | None = None) -> None:
         """Put a policy into force: the manifests' own, or *document* (its sequence must rise)."""
@@ -214,8 +220,9 @@ class ModuleHarness:
         work = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="moorage-test-")))
         self._work, self._policy_dir = work, work / "policy"
         self.set_policy()
+        self._write_config({})
         place = self.resource.metadata
-        environ = {
+        environ = {one.name: one.value for one in self.resource.spec.env} | {
             "SERVER_HOST": "127.0.0.1",
             "SERVER_PORT": "0",
             "ADMIN_HOST": "127.0.0.1",

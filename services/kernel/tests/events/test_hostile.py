@@ -28,6 +28,10 @@ class OtherChanged(Event, type=f"{OTHER}.changed", key="id"):
     id: str
 
 
+class Ended(Event, type=f"{TOPIC}.ended", key="id"):
+    id: str
+
+
 class Strict(Event, type=TYPE, key="id"):
     """Whose own code has a mistake."""
 
@@ -126,6 +130,23 @@ async def test_an_id_that_another_topic_used_first_suppresses_nothing(site: Site
     await until(lambda: _states(site, {"done": 1}))
     site.bus.append([message(id=known, data={"id": "real"})])
     await until(lambda: _is(site, "real"))
+
+
+@pytest.mark.parametrize("way", ["commit", "rollback"])
+async def test_a_handler_that_ends_the_transaction_undoes_and_repeats_nothing_of_others(
+    site: Site, way: str
+) -> None:
+    made = module()
+
+    @made.on(Ended)
+    async def end(_: Ended, db: Db) -> None:
+        await getattr(db.session, way)()
+
+    await site.start(made, [TYPE])
+    bad = message(type=f"{TOPIC}.ended", partitionkey="bad", data={"id": "bad"})
+    site.bus.append([message(data={"id": "before"}), bad, message(data={"id": "after"})])
+    await until(lambda: _states(site, {"done": 2, "retry": 1}))
+    assert sorted(await _handled(site)) == ["after", "before"]
 
 
 async def _is(site: Site, key: str) -> bool:

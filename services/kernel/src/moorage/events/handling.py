@@ -5,7 +5,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
+from typing import Final
 
+from sqlalchemy import event as listening
+from sqlalchemy.orm import Session
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from moorage import scope as scopes
@@ -20,6 +23,8 @@ from moorage.events.meters import Meters
 from moorage.scope import Scope
 from moorage.tracing import Span, Tracer
 
+_HANDLING: Final = "moorage_handling"
+"""In a session's ``info`` while a handler has it."""
 UNREADABLE: str = "(unreadable)"
 """Source of a message that is no CloudEvent: it has none that one could believe."""
 
@@ -68,6 +73,10 @@ class Handling:
     meters: Meters
     timeout: float = 30.0
 
+    def __post_init__(self) -> None:
+        if not listening.contains(self.pool.session_class, "before_commit", _refuse_commit):
+            listening.listen(self.pool.session_class, "before_commit", _refuse_commit)
+
     def sort(self, deliveries: Iterable[Delivery]) -> list[Item]:
         """Read *deliveries*, and leave out those whose type has no handler here."""
         return [item for item in map(self.item, deliveries) if item is not None]
@@ -100,6 +109,7 @@ class Handling:
 
         Raises:
             TimeoutError: it took too long.
+            RuntimeError: it ended the transaction, which is also that of the events before it.
             Exception: whatever the handler raised.
         """
         envelope, event = item.envelope, item.event
@@ -109,6 +119,9 @@ class Handling:
         session = db.session
         if session.info[TENANCY] != Tenancy.of(envelope.tenant):
             await self.pool.switch(db, envelope.tenant)
+        await session.connection()  # begins the transaction, if nothing has yet
+        transaction = session.sync_session.get_transaction()
+        session.info[_HANDLING] = True
         began = time.perf_counter()
         request_id = envelope.request_id or envelope.id
         logged = bind_contextvars(event_type=envelope.type, event_id=envelope.id, request_id=request_id)
@@ -127,7 +140,10 @@ class Handling:
                     await self._call(scope, event)
                 if session.new or session.dirty or session.deleted:
                     await session.flush()
+                if session.sync_session.get_transaction() is not transaction:
+                    raise RuntimeError(f"the handler rolled back more than its own work: {_SAVEPOINT}")
         finally:
+            del session.info[_HANDLING]
             reset_contextvars(**logged)
         # The next event of the batch finds nothing of this one in memory, as if it had a transaction of its own.
         session.expunge_all()
@@ -156,3 +172,14 @@ class Handling:
 def _storable(key: str) -> str:
     """A key of the bus's own, as a table and its index can keep it; Kafka's are any bytes."""
     return key.replace("\0", "\\x00")[:LONGEST_KEY]
+
+
+_SAVEPOINT: Final = (
+    "what may fail goes into `async with db.session.begin_nested():`, or into a unit of work of its own"
+)
+
+
+def _refuse_commit(session: Session) -> None:
+    """A commit in the middle of a batch would keep what others did without the note that they did it."""
+    if _HANDLING in session.info and not session.in_nested_transaction():
+        raise RuntimeError(f"a handler of events cannot commit: its batch is committed as one; {_SAVEPOINT}")

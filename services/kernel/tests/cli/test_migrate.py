@@ -1,5 +1,6 @@
 """``moorage migrate`` as a user runs it."""
 
+import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -44,8 +45,6 @@ def events(output: str) -> list[dict[str, object]]:
 
 async def invoke(*arguments: str, dsn: str | None) -> tuple[int, str]:
     """In a thread, since the command runs a loop of its own."""
-    import asyncio
-
     environ = {"DATABASE_DSN": dsn} if dsn else {}
     result = await asyncio.to_thread(
         CliRunner().invoke, migrate, ["shop_cli:module", *arguments], env=environ
@@ -106,6 +105,21 @@ async def test_sql_needs_no_database(shop: Path) -> None:
     code, output = await invoke("--sql", dsn=None)
     assert code == 0
     assert "CREATE TABLE item" in output
+
+
+async def test_a_folder_with_manifests_names_the_package(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also from its parent, where the folder has the package's name."""
+    here = shop.parents[4]
+    folder = (here / "work").rename(here / "shop_cli")
+    (folder / "module.yaml").write_text(
+        "apiVersion: moorage.dev/v1alpha1\nkind: Module\nmetadata: {name: shop}\n"
+        'spec: {version: 1.0.0, image: "shop:1", app: "shop_cli:module", database: {}}\n'
+    )
+    monkeypatch.chdir(here)
+    for target in ("shop_cli", "./shop_cli"):
+        result = await asyncio.to_thread(CliRunner().invoke, migrate, [target, "--sql"])
+        assert result.exit_code == 0, result.output
+        assert "CREATE TABLE item" in result.output
 
 
 async def test_a_failure_is_left_where_kubelet_looks(

@@ -25,7 +25,7 @@ _LONGEST_PAUSE: Final = 5.0
 
 
 @click.command()
-@click.argument("app", metavar="PACKAGE[:OBJECT]")
+@click.argument("target", metavar="PACKAGE[:OBJECT]|DIR")
 @click.option(
     "--status", "show_status", is_flag=True, help="Show what has run and what would; change nothing."
 )
@@ -44,7 +44,7 @@ _LONGEST_PAUSE: Final = 5.0
 )
 @click.option("--set", "overrides", multiple=True, metavar="GROUP.FIELD=VALUE", help="Override a setting.")
 def migrate(
-    app: str,
+    target: str,
     show_status: bool,
     dry_run: bool,
     sql: bool,
@@ -55,13 +55,13 @@ def migrate(
 ) -> None:
     """Bring the schema of a module up to date, as the schema's owner.
 
-    Migrations are PACKAGE/migrations/versions/*.py. DATABASE_DSN names the owner (DATABASE_DIRECT_DSN, if set,
-    is preferred: a pooler must not be between), DATABASE_SCHEMA the schema. Each migration runs in a transaction
-    of its own; one that fails leaves those before it, and nothing of itself. Run it as often as you like.
+    Migrations are PACKAGE/migrations/versions/*.py; DIR holds a module's manifests and code. DATABASE_DSN names the
+    owner (DATABASE_DIRECT_DSN, if set, is preferred: a pooler must not be between), DATABASE_SCHEMA the schema. Each
+    migration runs in a transaction of its own; one that fails leaves those before it, and nothing of itself. Run it
+    as often as you like.
     A dry run holds every lock of the real one until its end.
     """
-    package = app.partition(":")[0].partition(".")[0]
-    importing.search(Path.cwd())
+    package = _package(target)
     try:
         settings = load(overrides=overrides, only_own=True)
         if sql or lint:
@@ -81,11 +81,27 @@ def migrate(
     _show(status, output)
 
 
+def _package(target: str) -> str:
+    """The package that *target* names, with its code on the import path."""
+    folder = Path(target)
+    if not folder.is_dir() or (folder / "__init__.py").exists():  # a package beside us is meant by its name
+        importing.search(Path.cwd())
+        return target.partition(":")[0].partition(".")[0]
+    from moorage.cli import generated  # here, as a migrator in a pod reads no manifests
+
+    _, module = generated.read(folder)
+    importing.search(folder, first=True)
+    return generated.package_folder(folder, module).name
+
+
 def _migrator(package: str, settings: Settings, output: str) -> Migrator:
     database, place = settings.database, settings.moorage
     dsn = database.direct_dsn or database.dsn
     if dsn is None:
-        raise ConfigError("database.dsn: not set; the environment variable is DATABASE_DSN")
+        raise ConfigError(
+            "database.dsn: not set; the environment variable is DATABASE_DSN. It names the schema's owner; "
+            "`--status` can do with what `moorage up` leaves in .moorage/run/env/NAME"
+        )
     options = Options(
         schema=database.schema_,
         timeout=database.migration_timeout,

@@ -16,7 +16,7 @@ from moorage.events import busschema
 from moorage.events.busschema import Access, ForeignBusError, converge_access, ensure_bus, installed
 
 pytestmark = pytest.mark.postgres
-SUMS = {1: "f04d9e85f649adff"}
+SUMS = {1: "f04d9e85f649adff", 2: "9b433737cb09395c"}
 """What ``bus.sql`` was at each version; a change of it is a new version with a new line here (see `busschema`)."""
 
 

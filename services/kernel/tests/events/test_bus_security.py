@@ -303,3 +303,34 @@ async def test_channels_are_those_of_ones_own_topics(scene: Scene) -> None:
         "SELECT channel FROM moorage_bus.topic UNION ALL SELECT channel FROM moorage_bus.principal"
     )
     assert len({row["channel"] for row in everyones}) == len(everyones)  # random: nobody guesses another's
+
+
+@pytest.mark.parametrize(
+    ("key", "body", "headers"),
+    [
+        ("k", b"{}", '{"a": ' + "[" * 3000 + "1" + "]" * 3000 + "}"),
+        ("k", b"{}", '{"a": ' + "1" * 5000 + "}"),
+        ("k", b"{}", '{"a": null}'),
+        ("k", b"{}", "[]"),
+        ("k", b"{}", '{"a": "' + "x" * 20_000 + '"}'),
+        ("k", b"x" * (1024 * 1024 + 1), "{}"),
+        ("k" * 2049, b"{}", "{}"),
+    ],
+    ids=["deep", "number", "null", "list", "long headers", "long body", "long key"],
+)
+async def test_what_readers_could_not_take_is_not_published(
+    scene: Scene, key: str, body: bytes, headers: str
+) -> None:
+    """One such event among those that a reader asks for would keep all others from it."""
+    connection = await asyncpg.connect(scene.bus.dsn("default", "evil"))
+    try:
+        with pytest.raises(asyncpg.PostgresError) as caught:
+            await connection.execute(
+                "SELECT moorage_bus.publish(ARRAY['evil.thing'], ARRAY[$1::text], ARRAY[$2::bytea], ARRAY[$3::text])",
+                key,
+                body,
+                headers,
+            )
+    finally:
+        await connection.close()
+    assert caught.value.sqlstate == "MB004"

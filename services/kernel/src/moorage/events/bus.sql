@@ -7,7 +7,7 @@
 -- one's own changes. Every function pins `search_path` and names what it uses in full.
 --
 -- SQLSTATEs: MB001 the role is not registered, MB002 the topic is not the caller's to publish, MB003 the caller is not
--- subscribed to it.
+-- subscribed to it, MB004 an event is too large or its headers are none.
 
 -- step 1
 
@@ -129,6 +129,17 @@ BEGIN
                  WHERE NOT EXISTS (SELECT FROM moorage_bus.topic x WHERE x.name = i.topic AND x.owner = _me)
             ), session_user
             USING ERRCODE = 'MB002', HINT = 'Declare its types in spec.events.publishes of the Module.';
+    END IF;
+    -- Who reads has to hold them in memory, and to understand them: what one writes must not stop the others.
+    IF EXISTS (SELECT FROM unnest(_keys, _bodies, _headers) AS i(key, body, headers)
+                WHERE octet_length(i.key) > 2048 OR octet_length(i.body) > 1048576
+                   OR octet_length(i.headers) > 16384
+                   OR NOT CASE WHEN jsonb_typeof(i.headers::jsonb) = 'object'
+                               THEN NOT EXISTS (SELECT FROM jsonb_each(i.headers::jsonb) h
+                                                 WHERE jsonb_typeof(h.value) <> 'string')
+                               ELSE false END) THEN
+        RAISE EXCEPTION 'an event is too large, or its headers are not an object of texts' USING
+            ERRCODE = 'MB004', HINT = 'At most 2048 bytes of key, 1 MiB of body and 16 KiB of headers.';
     END IF;
     -- In one order, so that two who publish at once wait for each other and never crosswise.
     PERFORM FROM moorage_bus.partition p

@@ -15,7 +15,7 @@ from typing import Any, Final
 from moorage.events.event import topic_of
 
 SCHEMA: Final = "moorage_bus"
-VERSION: Final = 1
+VERSION: Final = 2
 """Raise it with every change of ``bus.sql``."""
 API: Final[Mapping[str, str]] = {
     "publish": "text[], text[], bytea[], text[]",

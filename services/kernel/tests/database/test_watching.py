@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from moorage.config.settings import Database as DatabaseSettings
+from moorage.database import engine
 from moorage.database.pool import Pool
 from moorage.database.watching import observe_connections, trace_statements
 from moorage.errors import Unavailable
@@ -110,3 +111,38 @@ async def test_the_gauges_follow_the_pool(pool: Pool) -> None:
     assert value("database_connections", state="idle") == 2
     assert value("database_connections_waiting") == 0
     assert value("database_acquire_seconds_count") == 3
+
+
+async def test_a_burst_does_not_open_and_close_connections(
+    moorage_database: SchemaDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those beyond ``max_idle_connections`` wait a moment for the next burst, and are closed then."""
+    settings = DatabaseSettings(
+        dsn=SecretStr(moorage_database.app_dsn),
+        max_connections=8,
+        max_idle_connections=2,
+        conn_max_idle_time=0,
+    )
+    pool = Pool(settings, name="test")
+
+    async def burst() -> set[int]:
+        together = asyncio.Barrier(8)
+
+        async def one() -> int:
+            async with pool.unit() as db:
+                found = await db.session.scalar(text("SELECT pg_backend_pid()"))
+                await together.wait()
+                return int(found or 0)
+
+        return set(await asyncio.gather(*(one() for _ in range(8))))
+
+    first = await burst()
+    assert len(first) == 8
+    assert await burst() == first
+    assert await pool.connections.reap(0, 2) == 0
+    monkeypatch.setattr(engine, "SURPLUS_S", 0.05)
+    await asyncio.sleep(0.1)
+    assert await pool.connections.reap(0, 2) == 6
+    assert pool.connections.checkedin() == 2
+    assert len(await burst()) == 8
+    await pool.close()

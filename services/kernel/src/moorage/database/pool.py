@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from moorage.config.loading import ConfigError
 from moorage.config.settings import Database as DatabaseSettings
 from moorage.database.db import TENANCY, Db
-from moorage.database.engine import Connections, async_url, is_pooled, new_pooled_engine
+from moorage.database.engine import SURPLUS_S, Connections, async_url, is_pooled, new_pooled_engine
 from moorage.database.faults import Again, translated
 from moorage.database.tenancy import SCOPE_SETTING, TENANT_POLICY, TENANT_SETTING, Tenancy
 from moorage.database.watching import Observe, observe_statements
@@ -182,11 +182,13 @@ class Pool:
             )
 
     async def reap(self) -> None:
-        """Close connections that nobody has used for ``conn_max_idle_time``, for as long as the process runs."""
-        longest = self._settings.conn_max_idle_time
-        while longest:
-            await asyncio.sleep(max(longest / 4, 0.05))
-            await self._connections.reap(longest)
+        """Close connections that nobody has used for ``conn_max_idle_time``, and sooner those beyond
+        ``max_idle_connections``, for as long as the process runs.
+        """
+        longest, keep = self._settings.conn_max_idle_time, self._settings.max_idle_connections
+        while True:
+            await asyncio.sleep(max(min(longest / 4 or SURPLUS_S, SURPLUS_S), 0.05))
+            await self._connections.reap(longest, keep)
 
     @property
     def address(self) -> str:

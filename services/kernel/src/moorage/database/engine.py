@@ -19,8 +19,7 @@ from moorage.config.settings import Database as DatabaseSettings
 
 _IDLE_SINCE: Final = "moorage_idle_since"
 SURPLUS_S: Final = 5.0
-"""How long connections beyond ``max_idle_connections`` wait for the next burst; opening one costs some 10 ms of processor.
-"""
+"""How long connections beyond ``max_idle_connections`` wait for the next burst; opening one costs some 10 ms."""
 _TRUSTED_S: Final = 1.0
 """A connection that was used so short a time ago is not asked whether it lives; whether it was closed is known."""
 

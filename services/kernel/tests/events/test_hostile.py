@@ -105,6 +105,16 @@ async def test_no_text_stops_a_partition(site: Site, poison: Message) -> None:
     await until(lambda: _is(site, "after"))
 
 
+async def test_of_a_huge_message_little_is_looked_at_and_kept(site: Site) -> None:
+    """Compressed, 300 MB pass any broker's limit for a message."""
+    await site.start(module(), [TYPE])
+    site.bus.append([message(data={"id": "x" * 3_000_000}), message(data={"id": "after"})])
+    await until(lambda: _is(site, "after"))
+    assert await site.query("SELECT reason, octet_length(event) FROM moorage_inbox WHERE state = 'dead'") == [
+        ("it is no CloudEvent: it has 3000171 bytes, more than 2097152", 2097152)
+    ]
+
+
 async def test_an_event_class_that_raises_stops_no_partition(site: Site) -> None:
     await site.start(module(Strict), [TYPE])
     site.bus.append([message(data={"id": "boom"}), message(data={"id": "after"})])

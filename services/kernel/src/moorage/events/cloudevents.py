@@ -19,6 +19,8 @@ from moorage.trace import Trace
 CONTENT_TYPE: Final = "application/cloudevents+json"
 LARGEST: Final = 900_000
 """Bytes of an encoded event; below Kafka's default limit for a message with all that is around it."""
+LARGEST_READ: Final = 2 * 1024 * 1024
+"""Bytes of a message that are looked at, and kept of one that cannot be read: those of others may have any size."""
 _LONGEST: Final = 1024
 _LONGEST_KEY: Final = 4 * LONGEST_KEY
 """Bytes, as they come. More would not fit the inbox's indexes, and its event would stop its partition for ever."""
@@ -121,6 +123,8 @@ def decode(body: bytes | str) -> Envelope:
     Raises:
         Undecodable: it is none.
     """
+    if len(body) > LARGEST_READ:
+        raise Undecodable(f"it has {len(body)} bytes, more than {LARGEST_READ}")
     try:
         content = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as exc:

@@ -17,7 +17,7 @@ from moorage.database.pool import Pool
 from moorage.database.tenancy import Tenancy
 from moorage.events.binding import Bound
 from moorage.events.bus import Delivery
-from moorage.events.cloudevents import Envelope, Undecodable, decode, read
+from moorage.events.cloudevents import LARGEST_READ, Envelope, Undecodable, decode, read
 from moorage.events.event import LONGEST_KEY, Event, EventInfo, topic_of
 from moorage.events.meters import Meters
 from moorage.scope import Scope
@@ -54,7 +54,7 @@ class Item:
     @property
     def text(self) -> str:
         """The body, as a table can keep it."""
-        return self.body.decode("utf-8", "backslashreplace").replace("\0", "\\x00")
+        return self.body[:LARGEST_READ].decode("utf-8", "backslashreplace").replace("\0", "\\x00")
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import sys
 import textwrap
@@ -68,7 +69,9 @@ def migrate(
             offline = Migrator(package, SecretStr(""), Options(schema=settings.database.schema_))
             if lint:
                 sys.exit(_show_remarks(offline, output))
-            offline.sql(sys.stdout)
+            statements = io.StringIO()  # as a pipe that ends early is no trouble of the database
+            offline.sql(statements)
+            click.echo(statements.getvalue(), nl=False)
             return
         migrator = _migrator(package, settings, output)
         work = migrator.status if show_status else migrator.rehearse if dry_run else migrator.upgrade

@@ -20,8 +20,8 @@ def check(directories: tuple[Path, ...], output: str) -> None:
     """Hold the code and the manifests of each DIR to each other.
 
     Reads DIR/manifests/*.yaml (or DIR/*.yaml), imports the code, and says what does not fit: unknown fields, rules
-    without handler, conditions without loader, undeclared permissions, paths without a needed capture. Exits with 1
-    if there is an error; warnings alone do not count.
+    without handler, conditions without loader, undeclared permissions, paths without a needed capture, settings and
+    events that only one side knows. Exits with 1 if there is an error; warnings alone do not count.
     """
     problems = [problem for directory in directories for problem in find_problems(directory)]
     wrong = errors(problems)

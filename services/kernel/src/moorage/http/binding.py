@@ -1,7 +1,7 @@
 """A module's handlers, understood and ready to be dispatched by a rule's name."""
 
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -12,6 +12,7 @@ from moorage.guard.engine import Guard
 from moorage.guard.matcher import segments
 from moorage.http import conditional, docstrings, idempotency
 from moorage.http.answers import Answer, answering
+from moorage.http.body import UnsupportedMediaTypeError, read_any, read_body
 from moorage.http.docstrings import Docs
 from moorage.http.parameters import Providers, Signature, Value, loaded_type, understand
 from moorage.http.request import Context
@@ -44,6 +45,7 @@ class Bound:
             Forbidden: the permission's condition does not hold for the resource.
             PreconditionFailed: the request names another state of the resource.
         """
+        await self._take_body(context)
         await self.load(context, guard)
         keyed = None
         if self.keeps_answers(context.web.method):
@@ -59,6 +61,17 @@ class Bound:
         if keyed is not None:
             await keyed.after(context, response)
         return response
+
+    async def _take_body(self, context: Context) -> None:
+        """Have the body before a loader opens a transaction: a few clients that send slowly would hold the whole pool.
+
+        It is looked at later; one of a type that is refused then is not even read.
+        """
+        if self.keeps_answers(context.web.method) and idempotency.HEADER in context.web.headers:
+            await read_any(context)  # whatever its type, since the key is of all of it
+        elif self.body is not None:
+            with suppress(UnsupportedMediaTypeError):
+                await read_body(context)
 
     async def connect(self, context: Context, guard: Guard, sockets: Sockets) -> web.StreamResponse:
         """Load the resource, ask the guard about it, and let the handler talk with the client.

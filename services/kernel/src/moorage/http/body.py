@@ -45,8 +45,17 @@ async def read_body(context: Context) -> bytes:
     media = request.content_type
     if media != "application/json" and not media.endswith("+json"):
         raise UnsupportedMediaTypeError
+    return await read_any(context)
+
+
+async def read_any(context: Context) -> bytes:
+    """The whole body, whatever its type; read once.
+
+    Raises:
+        TooLarge, RequestTimeoutError, BadRequest
+    """
     if context.body is None:
-        context.body = await read_bounded(request, context.limits.max_body, context.limits.read_timeout)
+        context.body = await read_bounded(context.web, context.limits.max_body, context.limits.read_timeout)
     return context.body
 
 

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from moorage.errors import AppError, BadRequest, Conflict, Unavailable
 from moorage.guard.identity import ModuleCaller, User
-from moorage.http.body import read_bounded
+from moorage.http.body import read_any
 from moorage.http.request import Context
 from moorage.kept import AnswerStore, Kept
 
@@ -98,10 +98,10 @@ async def keyed(context: Context, store: AnswerStore | None, *, required: bool) 
         raise BadRequest(
             f"{HEADER} takes one value of 1 to 255 visible ASCII characters.", code="bad_idempotency_key"
         )
-    context.body = await read_bounded(context.web, context.limits.max_body, context.limits.read_timeout)
+    body = await read_any(context)
     decision = context.decision
     request = [context.web.method, decision.target.path, decision.target.query]
-    fingerprint = hashlib.sha256(json.dumps(request).encode() + b"\n" + context.body).digest()
+    fingerprint = hashlib.sha256(json.dumps(request).encode() + b"\n" + body).digest()
     scope = json.dumps([_caller(context), decision.name, key]).encode()
     return Keyed(store, hashlib.sha256(scope).digest(), fingerprint)
 

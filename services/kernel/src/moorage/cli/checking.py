@@ -139,6 +139,8 @@ def _bindings(manifests: ManifestSet, module: Module, bound: Mapping[str, Bound]
             if handler is None:
                 message = f"no handler of {module.spec.app} answers the rule `{rule.name}`"
                 mend = f'write one with @module.handle("{rule.name}"), or remove the rule'
+                if rule.path.endswith("openapi.json"):
+                    mend = f'let the platform answer it: module.serve_openapi("{rule.name}")'
                 yield _problem(route, f"{field}.name", message, mend)
             else:
                 yield from _binding(manifests, route, field, rule, handler)

@@ -88,5 +88,7 @@ def _tenant_refused(origin: object, state: str, reason: str) -> AppError | None:
     if not by_policy and not no_tenant:
         return None
     return Forbidden(
-        "This needs a tenant, and is not done for another one.", code="tenant_required", reason=reason
+        "This needs a tenant, and is not done for another one.",
+        code="tenant_required",
+        reason=f"{reason}; the caller's token names no tenant, or another: await db.use_tenant(…) says for whom",
     )

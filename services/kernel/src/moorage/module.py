@@ -99,6 +99,8 @@ class Module:
         self.name = name
         self.config = config
         self.handlers: dict[str, Handler] = {}
+        self.described: dict[Literal["document", "page"], str] = {}
+        """Which rules the platform answers with what `serve_openapi` is about."""
         self.reactions: dict[str, Reaction] = {}
         self.provisions: list[Provision] = []
 
@@ -247,13 +249,9 @@ class Module:
             rule: name of the rule for the document, such as ``GET /openapi.json``.
             page: name of the rule for the page; ``None``: there is none.
         """
-        from moorage.http import apidocs  # here, because manifests are checked without the HTTP host
-
         for name in (rule, page or rule):
             _check_name(name)
-        self._register(Handler(rule, apidocs.document, cache="no-cache", etag=True, idempotent=False))
-        if page is not None:
-            self._register(Handler(page, apidocs.page, cache="no-cache", etag=True, idempotent=False))
+        self.described = {"document": rule} if page is None else {"document": rule, "page": page}
 
     def _register(self, handler: Handler) -> None:
         other = self.handlers.get(handler.rule)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from moorage.errors import NotFound
 from moorage.guard.engine import Guard
 from moorage.guard.matcher import segments
-from moorage.http import conditional, docstrings, idempotency
+from moorage.http import apidocs, conditional, docstrings, idempotency
 from moorage.http.answers import Answer, answering
 from moorage.http.body import UnsupportedMediaTypeError, read_any, read_body
 from moorage.http.docstrings import Docs
@@ -142,7 +142,15 @@ def bind(module: Module, providers: Providers) -> Mapping[str, Bound]:
     Raises:
         DeclarationError: one cannot work; the text names it and the parameter.
     """
-    return {rule: _bind(handler, providers) for rule, handler in module.handlers.items()}
+    handlers = dict(module.handlers)
+    for what, rule in module.described.items():
+        if rule in handlers:
+            raise DeclarationError(
+                f"rule {rule!r} has two handlers: {handlers[rule].where} and Module.serve_openapi"
+            )
+        function = apidocs.document if what == "document" else apidocs.page
+        handlers[rule] = Handler(rule, function, cache="no-cache", etag=True, idempotent=False)
+    return {rule: _bind(handler, providers) for rule, handler in handlers.items()}
 
 
 def _bind(handler: Handler, providers: Providers) -> Bound:

@@ -59,6 +59,8 @@ class Handler:
         self.go_on.set()
         self.pause = 0.0
         self.fails: Callable[[], bool] = lambda: False
+        self.poison = ""
+        self.poisoned = asyncio.Event()
         self.module = Module("things")
 
         @self.module.on(Changed)
@@ -68,6 +70,9 @@ class Handler:
             await db.execute(text("INSERT INTO log (key, n, who) VALUES (:key, :n, :who)"), values)
             if self.fails():
                 raise RuntimeError("by chance")
+            if event.id == self.poison:
+                self.poisoned.set()
+                await asyncio.sleep(60)
             if not self.go_on.is_set():
                 self.waiting.set()
                 await self.go_on.wait()
@@ -299,3 +304,56 @@ async def test_a_slow_handler_pauses_its_partition_alone(site: Site) -> None:
     await until(lambda: done(site, 500), 20)
     assert await handled(site) == expected(1, 500)
     await until(lambda: sum(site.bus.positions.values()) == 500)
+
+
+async def _die_of_it(site: Site, limit: int) -> int:
+    """Start processes that stand still at ``k1`` and are ended there, until it is given up; returns how many."""
+    subscribes = json.dumps([{"type": TYPE, "retries": 0}])
+    for deaths in range(limit):
+        handler = Handler(str(deaths))
+        handler.poison = "k1"
+        process = await site.start(handler.module, EVENTS_DRAIN="50ms", EVENTS_SUBSCRIBES=subscribes)
+        await until(lambda handler=handler: _stands_or_is_over(site, handler))
+        if not handler.poisoned.is_set():
+            return deaths
+        await process.stop()
+    raise AssertionError(f"{limit} processes died of it: {await site.states()}")
+
+
+async def _stands_or_is_over(site: Site, handler: Handler) -> bool:
+    return handler.poisoned.is_set() or "dead" in await site.states()
+
+
+async def test_an_event_that_kills_its_process_again_and_again_is_given_up(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On its first delivery it leaves a mark alone; then its tries count."""
+    monkeypatch.setattr(lane, "_IDLE_MARGIN", -29.5)  # of 30 s for the handler: a claim ends after 1.5 s
+    site.bus.append(messages(3, 2)[:5])  # k1 twice, k2 once
+    assert await _die_of_it(site, 12) > 2
+    (reason,) = await site.query("SELECT reason FROM moorage_inbox WHERE state = 'dead' LIMIT 1")
+    assert reason == "ProcessDied: the process died while handling it, again and again"
+    assert {k: n for k, n in (await handled(site)).items() if k != "k1"} == {"k0": [0, 1], "k2": [0]}
+
+
+async def test_a_parked_event_that_kills_its_process_is_claimed_no_more(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "_IDLE_MARGIN", -29.5)
+    first, failures = Handler("first"), [True]
+    first.fails = lambda: bool(failures and failures.pop())
+    process = await site.start(first.module, EVENTS_FIRST_RETRY="60s", EVENTS_LONGEST_RETRY="60s")
+    site.bus.append(messages(1, 1))
+    await until(lambda: _state(site, "retry"))
+    await process.stop()
+    # Five retries, and as many processes that died of them as are borne.
+    await site.execute("UPDATE moorage_inbox SET attempts = 8, next_at = now()")
+    second = Handler("second")
+    await site.start(second.module)
+    await until(lambda: _state(site, "dead"))
+    assert second.calls == 0
+    assert await site.query("SELECT attempts FROM moorage_inbox") == [9]
+
+
+async def _state(site: Site, state: str) -> bool:
+    return await site.states() == {state: 1}

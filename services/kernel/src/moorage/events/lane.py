@@ -5,6 +5,10 @@ inbox, the handlers, one insert into the inbox.
 If a handler fails, all of it is undone; then those before it are handled again, the failed one alone, and those behind
 it, so that each failure costs little. One that fails alone is parked with its key.
 
+An event that kills the process raises nothing. So a process leaves a mark where it begins on a partition (`marks`). One
+that finds such a mark at or behind what is still to do handles its first batch one by one, a mark before each; an event
+that was begun alone several times is parked without being run, for `Retries`, which counts each try before it begins.
+
 Whoever was paused in the middle and goes on after the partition was given to another waits for the lock (or has lost
 his connection), then finds everything in the inbox.
 """
@@ -18,8 +22,8 @@ import structlog
 
 from moorage.database.db import Db
 from moorage.errors import Timeout, Unavailable
-from moorage.events import inbox
-from moorage.events.bus import Delivery
+from moorage.events import inbox, marks
+from moorage.events.bus import Delivery, Partition
 from moorage.events.event import Reject
 from moorage.events.handling import Handling, Item
 from moorage.events.inbox import Row
@@ -30,6 +34,8 @@ log = structlog.get_logger("moorage.events")
 _LONGEST_REASON: Final = 500
 _IDLE_MARGIN: Final = 5.0
 """Seconds between the end of a handler's time and that of the patience with its connection."""
+_DEATHS: Final = 2
+"""So many times an event may be begun alone by processes that die of it, or are ended by others meanwhile."""
 
 
 class HandlerFailed(Exception):  # noqa: N818 - says what happened
@@ -39,6 +45,13 @@ class HandlerFailed(Exception):  # noqa: N818 - says what happened
         super().__init__(f"event {index} of the batch")
         self.index = index
         self.cause = cause
+
+
+class ProcessDied(Exception):  # noqa: N818 - says what happened
+    """Nothing raised it: a handler was begun again and again, and neither ended nor failed."""
+
+    def __init__(self) -> None:
+        super().__init__("the process died while handling it, again and again")
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,8 @@ class Lanes:
 
     def __init__(self, work: Work) -> None:
         self._work = work
+        self._settled: set[Partition] = set()
+        """Partitions of which this process has handled something that was new."""
 
     async def handle(self, deliveries: Sequence[Delivery]) -> None:
         """Handle, park or give up each of *deliveries*; when this returns their positions may be committed.
@@ -118,7 +133,42 @@ class Lanes:
         Raises:
             AppError: the database is not there; nothing is lost, and all of it can be handed in again.
         """
-        await self._handle(self._work.handling.sort(deliveries))
+        items = self._work.handling.sort(deliveries)
+        partitions = {(item.topic, item.partition) for item in items}
+        if partitions <= self._settled:
+            await self._handle(items)
+        else:
+            await self._begin_on(partitions, items)
+
+    async def _begin_on(self, partitions: set[Partition], items: list[Item]) -> None:
+        """Handle *items*, the first ones of some of *partitions* here, so that dying of one leaves a trace."""
+        async with self._work.handling.pool.unit() as db:
+            connection = await db.session.connection()
+            known = (await inbox.known(connection, [item.name for item in items], ())).events
+            marked = await marks.read(connection, partitions)
+        first: dict[Partition, int] = {}
+        for item in items:
+            if item.name not in known:
+                first.setdefault((item.topic, item.partition), item.position)
+        if any(marked.get(partition, -1) >= position for partition, position in first.items()):
+            await self._one_by_one(items, known)
+        else:
+            for partition, position in first.items():
+                await self._note(partition, position)
+            await self._handle(items)
+        self._settled |= first.keys()
+
+    async def _one_by_one(self, items: list[Item], known: frozenset[inbox.Name]) -> None:
+        for item in items:
+            if item.name in known or await self._note((item.topic, item.partition), item.position) <= _DEATHS:
+                await self._handle([item])
+            else:
+                # Not given up here, whatever its retries: those processes may have been ended by somebody else.
+                await self._park(item, ProcessDied(), give_up=False)
+
+    async def _note(self, partition: Partition, position: int) -> int:
+        async with self._work.handling.pool.unit() as db:
+            return await marks.note(await db.session.connection(), partition, position)
 
     async def _handle(self, items: list[Item]) -> None:
         while items:
@@ -188,10 +238,10 @@ class Lanes:
         except Exception as exc:
             raise HandlerFailed(index, exc) from exc
 
-    async def _park(self, item: Item, cause: BaseException) -> None:
-        """Note that *item* failed once: to be tried again, or given up."""
+    async def _park(self, item: Item, cause: BaseException, *, give_up: bool = True) -> None:
+        """Note that *item* failed once: to be tried again, or given up if it may be."""
         rules = self._work.rules.get(item.type, Rules())
-        state, outcome = rules.verdict(1, cause)
+        state, outcome = rules.verdict(1, cause) if give_up else ("retry", "parked")
         async with self._work.handling.pool.unit() as db:
             if (await self._begin(db, [item])).events:
                 return

@@ -15,7 +15,7 @@ import structlog
 from moorage.events import inbox
 from moorage.events.bus import Delivery
 from moorage.events.handling import Item
-from moorage.events.lane import Rules, Work, reason
+from moorage.events.lane import ProcessDied, Rules, Work, reason
 from moorage.events.lease import Lease
 from moorage.events.meters import Meters
 
@@ -58,6 +58,8 @@ _KEEP_EVERY: Final = 30.0
 _CLEAN_EVERY: Final = 600.0
 _PAUSE: Final = 1.0
 _LOST_PAUSE: Final = 0.05
+_DEATHS: Final = 2
+"""So many tries beyond its own an event has that came to no end: a process may die of something else, too."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,10 @@ class Retries:
             await self._give_up(claim, f"nothing handles {claim.type} any more")
         elif item.problem:
             await self._give_up(claim, item.problem)
+        elif claim.attempts > self._rules(claim).retries + 1 + _DEATHS:
+            await self._failed(
+                claim, item, ProcessDied()
+            )  # who fails is judged then; only who dies comes here
         else:
             try:
                 if not await self._handle(claim, item):
@@ -210,11 +216,14 @@ class Retries:
         return True
 
     async def _failed(self, claim: _Claim, item: Item, cause: Exception) -> None:
-        rules = self._work.rules.get(claim.type, Rules())
+        rules = self._rules(claim)
         state, outcome = rules.verdict(claim.attempts, cause)
         pause = rules.pause(claim.attempts) if state == "retry" else None
         await self._settle(claim, state, pause, reason(cause))
         self._work.report(item, cause, outcome, claim.attempts)
+
+    def _rules(self, claim: _Claim) -> Rules:
+        return self._work.rules.get(claim.type, Rules())
 
     async def _give_up(self, claim: _Claim, why: str) -> None:
         await self._settle(claim, "dead", None, why[:500])

@@ -3,16 +3,19 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 
 import aiohttp
 import pytest
 
 from moorage import BadRequest, Model, Module, NotFound, ServerSent, Stream
+from moorage.guard import tokens
 from moorage.http import streams
 from moorage.testing import ModuleHarness
 
 Serve = Callable[..., Awaitable[ModuleHarness]]
 GET = {"methods": ["GET"], "path": "/", "auth": "none"}
+TOKEN = {"methods": ["GET"], "path": "/"}
 
 
 class Line(Model):
@@ -181,3 +184,57 @@ async def test_a_stream_may_take_longer_than_an_answer(serve: Serve) -> None:
 
     shop = await serve(module, [{"name": "all", "timeout": "200ms", **GET}])
     assert (await shop.anonymous().get("/")).content == b"xxxxx"
+
+
+async def test_a_stream_of_events_ends_when_the_token_expires(serve: Serve) -> None:
+    module = Module("shop")
+
+    @module.handle("watch")
+    async def watch() -> AsyncIterator[ServerSent]:
+        yield ServerSent("hello")
+        await asyncio.sleep(60)
+
+    shop = await serve(module, [{"name": "watch", **TOKEN}])
+    client = shop.client(lifetime_s=1 - tokens.LEEWAY)
+    async with (
+        asyncio.timeout(5),
+        aiohttp.ClientSession() as session,
+        session.get(f"{shop.url}/", headers=client.headers) as answer,
+    ):
+        assert await answer.content.read() == b"data: hello\n\n"
+
+
+@pytest.mark.parametrize("kind", ["bytes", "lines"])
+async def test_other_streams_are_broken_off_when_the_token_expires(serve: Serve, kind: str) -> None:
+    """Whoever had an ordinary end would take what came for the whole."""
+    module = Module("shop")
+    cancelled = asyncio.Event()
+
+    async def endless() -> AsyncIterator[int]:
+        try:
+            while True:
+                yield 1
+                await asyncio.sleep(0.05)
+        finally:
+            cancelled.set()
+
+    if kind == "bytes":
+
+        @module.handle("all")
+        async def every() -> AsyncIterator[bytes]:
+            async with aclosing(endless()) as numbers:
+                async for _ in numbers:
+                    yield b"x"
+    else:
+
+        @module.handle("all")
+        async def each() -> AsyncIterator[Line]:
+            async with aclosing(endless()) as numbers:
+                async for n in numbers:
+                    yield Line(n=n)
+
+    shop = await serve(module, [{"name": "all", **TOKEN}])
+    with pytest.raises(aiohttp.ClientPayloadError):
+        async with asyncio.timeout(5):
+            await shop.client(lifetime_s=1 - tokens.LEEWAY).get("/")
+    assert cancelled.is_set()

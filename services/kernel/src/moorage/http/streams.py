@@ -9,19 +9,23 @@
 
 The next piece is asked for when the client has taken the last. A client that goes away cancels the handler. What
 goes wrong after the head was sent can only break the connection off, so that nobody takes a part for the whole.
+No stream outlives the token that it was asked for with: events end there, everything else is broken off.
 """
 
 import asyncio
 import collections.abc
+import math
+import time
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, cast
 
 from aiohttp import web
 from pydantic import TypeAdapter
 
+from moorage.errors import Unauthenticated
 from moorage.http.request import ClientGone, Context
 
 HEARTBEAT_S: Final = 15.0
@@ -112,10 +116,30 @@ async def send(
                 raise ClientGone from exc
             context.begun = response
             context.lift_deadline()
-            await _write(context, response, first)
-            async for piece in pieces:
-                await _write(context, response, piece)
+            # Events see to it themselves: their end is none that a client could take for the end of the whole.
+            async with _nothing() if at_once else _while_valid(context.decision.expires):
+                await _write(context, response, first)
+                async for piece in pieces:
+                    await _write(context, response, piece)
     return response
+
+
+@asynccontextmanager
+async def _while_valid(expires: float | None) -> AsyncIterator[None]:
+    """Raise `Unauthenticated` in the middle of what goes on beyond *expires*."""
+    limit = asyncio.timeout(None if expires is None else _left(expires))
+    try:
+        async with limit:
+            yield
+    except TimeoutError as exc:
+        if limit.expired():
+            raise Unauthenticated("The access token has expired.", code="token_expired") from exc
+        raise
+
+
+def _left(expires: float | None) -> float:
+    """Seconds until a token *expires* (seconds since the epoch; ``None``: never)."""
+    return math.inf if expires is None else max(expires - time.time(), 0.0)
 
 
 async def _write(context: Context, response: web.StreamResponse, piece: bytes) -> None:
@@ -166,20 +190,29 @@ async def lines(values: AsyncIterator[Any], encode: Callable[[Any], Awaitable[by
 
 
 async def events(
-    values: AsyncIterator[ServerSent], stopping: asyncio.Event, heartbeat_s: float = HEARTBEAT_S
+    values: AsyncIterator[ServerSent],
+    stopping: asyncio.Event,
+    expires: float | None,
+    heartbeat_s: float = HEARTBEAT_S,
 ) -> Pieces:
     """Each event, and a comment whenever nothing happened for *heartbeat_s*.
 
-    Ends when the process is *stopping*: the client connects again, to another one, and says what it had last.
+    Ends when the process is *stopping*, and when the token *expires* (seconds since the epoch): the client connects
+    again, to another process or with another token, and says what it had last.
     """
+
+    def over() -> bool:
+        return stopping.is_set() or _left(expires) <= 0
+
     async with aclosing(cast("Any", values)):
         waiting: asyncio.Future[ServerSent] | None = None
         end = asyncio.ensure_future(stopping.wait())
         try:
-            while not stopping.is_set():
+            while not over():
                 waiting = waiting or asyncio.ensure_future(cast("Any", anext(values)))
-                await asyncio.wait({waiting, end}, timeout=heartbeat_s, return_when=asyncio.FIRST_COMPLETED)
-                if stopping.is_set() and not waiting.done():
+                wait = min(heartbeat_s, _left(expires))
+                await asyncio.wait({waiting, end}, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                if over() and not waiting.done():
                     return
                 if not waiting.done():
                     yield b": still here\n\n"

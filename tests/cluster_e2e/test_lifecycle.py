@@ -3,9 +3,10 @@
 import time
 
 import pytest
-from e2e.installation import DOMAIN, Installation, names
+from e2e.installation import DOMAIN, NAME, Installation, names
 from e2e.waiting import eventually
 
+from moorage_operator.plan.names import database_names
 from testcluster.handle import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -83,13 +84,23 @@ def test_on_delete_drop_takes_the_data_along(
     installation.wait_ready(space, "blog")
     assert cluster.get("-n", space, "module", "blog")["metadata"]["finalizers"] == ["moorage.dev/database"]
     assert f"{space}_blog" in installation.database.schemas()
+    its = database_names(NAME, space, "blog")
+
+    def left() -> list[str]:
+        """The module's roles, and its entry on the event bus."""
+        roles = installation.database.fetch(
+            "SELECT rolname AS name FROM pg_roles WHERE rolname IN ($1, $2) "
+            "UNION ALL SELECT module FROM moorage_bus.principal WHERE namespace = $3",
+            its.owner,
+            its.app,
+            space,
+        )
+        return [str(row["name"]) for row in roles]
+
+    assert set(left()) == {its.owner, its.app, "blog"}
     cluster.kubectl("-n", space, "delete", "module", "blog", "--timeout=90s")
     assert f"{space}_blog" not in installation.database.schemas()
-    roles = installation.database.fetch("SELECT rolname FROM pg_roles WHERE rolname ~ '^mg_'")
-    used = installation.database.fetch("SELECT DISTINCT nspowner::regrole::text AS role FROM pg_namespace")
-    assert len([one for one in roles if one["rolname"].endswith("_owner")]) >= len(
-        [one for one in used if one["role"].startswith("mg_")]
-    )
+    assert left() == []
 
 
 def test_a_namespace_that_is_deleted_goes_away_with_its_data(

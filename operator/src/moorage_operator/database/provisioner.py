@@ -328,7 +328,13 @@ class Provisioner:
                 "the admin DSN is not of the form postgresql://user:password@host:port/db; are all characters of the "
                 "password but letters and digits percent-encoded?"
             ) from None
-        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
+        except (
+            OSError,
+            TimeoutError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,  # ended between two statements, without knowing yet that it is closed
+            asyncpg.PostgresConnectionError,
+        ) as error:
             raise DatabaseUnavailableError(
                 f"the database at {self.address} does not answer: {_short(error)}"
             ) from error

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -209,14 +211,68 @@ async def test_more_units_than_connections_wait_and_then_get_503(
 async def test_connections_that_the_server_cut_are_replaced(
     pool: Pool, moorage_database: SchemaDatabase
 ) -> None:
-    assert await _names(pool) == []
+    driver = await _driver(pool)
+    ended = asyncio.Event()
+    driver.add_termination_listener(lambda _: ended.set())
     admin = await asyncpg.connect(moorage_database.admin_dsn)
-    await admin.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    )
+    await admin.execute("SELECT pg_terminate_backend($1)", driver.get_server_pid())
     await admin.close()
+    await asyncio.wait_for(ended.wait(), 10)
     assert await _names(pool) == []
+
+
+async def _driver(pool: Pool) -> Any:
+    """The one connection that *pool* has, idle."""
+    async with pool.engine.connect() as connection:
+        return (await connection.get_raw_connection()).driver_connection
+
+
+async def test_a_connection_that_the_server_is_about_to_end_is_503_and_then_replaced(
+    moorage_database: SchemaDatabase,
+) -> None:
+    """Its last word is here, the end of the connection not yet."""
+    address = urlsplit(moorage_database.app_dsn)
+    clients: list[asyncio.StreamWriter] = []
+
+    async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, to_server = await asyncio.open_connection(address.hostname, address.port)
+        clients.append(writer)
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(_pump(reader, to_server))
+                both.create_task(_pump(there, writer))
+        finally:
+            writer.close()
+            to_server.close()
+
+    proxy = await asyncio.start_server(between, "127.0.0.1", 0)
+    host, port = proxy.sockets[0].getsockname()
+    dsn = address._replace(netloc=f"{address.username}:{address.password}@{host}:{port}").geturl()
+    pool = Pool(DatabaseSettings(dsn=SecretStr(dsn)), name="test")
+    driver = await _driver(pool)
+    fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+    clients[0].write(b"E" + (len(fields) + 4).to_bytes(4) + fields)
+    await clients[0].drain()
+    await asyncio.sleep(0.1)
+    assert not driver.is_closed()
+    with pytest.raises(Unavailable):
+        await _one(pool)
+    assert await _one(pool) == 1
+    assert len(clients) == 2
+    await pool.close()
+    proxy.close()
+
+
+async def _pump(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+    while data := await source.read(65536):
+        to.write(data)
+        await to.drain()
+    to.write_eof()
+
+
+async def _one(pool: Pool) -> int:
+    async with pool.unit() as db:
+        return int(await db.session.scalar(text("SELECT 1")) or 0)
 
 
 async def test_a_connection_cut_in_the_middle_is_503(pool: Pool, moorage_database: SchemaDatabase) -> None:

@@ -189,15 +189,25 @@ async def test_two_that_handle_the_same_partition_at_once_do_everything_once(sit
     """The bus gives the partitions to both, as it may for a while when one is cut off."""
     both = [Handler("a"), Handler("b")]
     for handler in both:
+        handler.go_on.clear()
         await site.start(handler.module, EVENTS_BATCH="7")
     every = frozenset(("taking.thing", n) for n in range(4))
     for member in site.bus.members:
         member.owned = every
         await member.on_change(every)
     site.bus.append(messages(6, 50))
-    await until(lambda: done(site, 300), 30)
+    await until(lambda: _one_waits_for_the_other(site))
+    assert sorted(handler.waiting.is_set() for handler in both) == [False, True]
+    for handler in both:
+        handler.go_on.set()
+    await until(lambda: all(sum(member.read.values()) == 300 for member in site.bus.members), 30)
+    await until(lambda: sum(site.bus.positions.values()) == 300, 30)
     assert await handled(site) == expected(6, 50)
-    assert all(handler.calls for handler in both)
+    assert all(member.commits for member in site.bus.members)
+
+
+async def _one_waits_for_the_other(site: Site) -> bool:
+    return bool(await site.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
 
 
 async def test_partitions_change_hands_in_the_middle_of_batches(site: Site) -> None:

@@ -11,6 +11,7 @@ import asyncpg  # type: ignore[import-untyped]  # has neither stubs nor py.typed
 import click
 
 from moorage.config import ConfigError, load
+from moorage.database.engine import TROUBLE
 from moorage.events.postgres_link import Link
 
 T = TypeVar("T")
@@ -207,7 +208,7 @@ def _run(work: Callable[[Any], Coroutine[Any, Any, T]], overrides: Sequence[str]
         raise click.ClickException(
             f"{exc}: DATABASE_SCHEMA names no schema of a module, or it was never migrated"
         ) from None
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+    except TROUBLE as exc:
         raise click.ClickException(f"the database: {type(exc).__name__}: {exc}") from None
 
 

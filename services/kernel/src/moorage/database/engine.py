@@ -17,6 +17,14 @@ from sqlalchemy.util.queue import Empty
 from moorage.config.loading import ConfigError
 from moorage.config.settings import Database as DatabaseSettings
 
+TROUBLE: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that was ended while it was idle, and does not know that it is closed
+)
+"""What asyncpg raises when the server or the way to it fails, on a connection of our own."""
 _IDLE_SINCE: Final = "moorage_idle_since"
 SURPLUS_S: Final = 5.0
 """How long connections beyond ``max_idle_connections`` wait for the next burst; opening one costs some 10 ms."""

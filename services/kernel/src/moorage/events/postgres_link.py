@@ -10,19 +10,12 @@ import structlog
 from pydantic import SecretStr
 
 from moorage.config.settings import Database as DatabaseSettings
-from moorage.database.engine import async_url, is_pooled
+from moorage.database.engine import TROUBLE, async_url, is_pooled
 from moorage.events.bus import BusUnavailable
 
 log = structlog.get_logger("moorage.events")
 
 _COMMAND_TIMEOUT: Final = 30.0
-_TROUBLE: Final = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # a connection that was ended while it was idle, and does not know that it is closed
-)
 _KEEPALIVE: Final = 30.0
 
 
@@ -56,7 +49,7 @@ class Link:
         if pool is not None:
             try:
                 await asyncio.wait_for(pool.close(), 5)
-            except _TROUBLE:
+            except TROUBLE:
                 pool.terminate()
 
     async def fetch(self, statement: str, *values: object) -> list[Any]:
@@ -120,7 +113,7 @@ class Ear:
         while True:
             try:
                 direct = await self._listen()
-            except _TROUBLE as exc:
+            except TROUBLE as exc:
                 log.warning("nobody wakes the consumer now", reason=_first_line(exc))
             else:
                 if not direct:
@@ -166,7 +159,7 @@ class Ear:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except _TROUBLE as exc:
+    except TROUBLE as exc:
         raise BusUnavailable(_explained(exc)) from exc
 
 

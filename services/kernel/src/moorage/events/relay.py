@@ -12,10 +12,10 @@ import random
 from dataclasses import dataclass
 from typing import Any, Final
 
-import asyncpg  # type: ignore[import-untyped]  # has neither stubs nor py.typed
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from moorage.database.engine import TROUBLE
 from moorage.events.bus import BusUnavailable, Message, Publisher
 from moorage.events.cloudevents import CONTENT_TYPE
 from moorage.events.lease import Lease
@@ -230,7 +230,7 @@ class Relay:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_KEEPALIVE):
                             await ended.wait()
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+            except TROUBLE as exc:
                 log.debug("other processes' events are polled for", reason=f"{type(exc).__name__}: {exc}")
             finally:
                 if connection is not None:

@@ -203,7 +203,7 @@ class Proxy:
         target = exchange.target = self._find(address.host, address.path)
         exchange.origin = origin(request, facts.client, address.host, self.trusted)
         if target.guard is not None:
-            exchange.decision = target.guard.decide(facts)
+            exchange.decision = await target.guard.admit(facts)
         upstream = target.upstream
         if upstream is None:
             raise _not_up(target)

@@ -5,7 +5,7 @@ request::
 
     facts = receive(method, target, headers, peer=…, scheme=…, trusted=…)
     try:
-        decision = guard.decide(facts)            # raises AppError
+        decision = await guard.admit(facts)       # raises AppError
         if decision.needs_resource:
             guard.authorize(decision, resource=…)  # what the handler's loader returned
     except AppError as error:
@@ -308,12 +308,22 @@ class Guard:
 
     # ---- requests
 
+    async def admit(self, facts: RequestFacts) -> Decision:
+        """Decide on a request: what a host asks for each. Raises what `decide` does."""
+        return self.decide(facts)
+
     def decide(self, facts: RequestFacts) -> Decision:
-        """Decide on a request.
+        """Decide on a request by what this process knows.
 
         Raises:
             BadRequest, NotFound, MethodNotAllowed, Unauthenticated, Forbidden, TooLarge, Unavailable
         """
+        decision = self.identify(facts)
+        self.permit(decision)
+        return decision
+
+    def identify(self, facts: RequestFacts) -> Decision:
+        """Which rule a request meets, and who calls; the first half of `decide`."""
         policy = self._policy
         if policy is None:
             raise Unavailable(
@@ -326,33 +336,31 @@ class Guard:
         target = parse_target(facts.target)
         rule, params = policy.matcher.match(facts.method, _host(headers), target.path)
         try:
-            return self._judge(policy, facts, target, rule, params)
+            if not rule.bound:
+                raise Unavailable(
+                    "This part of the service is not there yet.",
+                    code="unbound_rule",
+                    details={"rule": rule.name},
+                )
+            verified = None if rule.rule.auth == "none" else self._verified(policy, rule, headers)
         except AppError as error:
             error.rule, error.route = rule.name, rule.path
             raise
-
-    def _judge(
-        self,
-        policy: Policy,
-        facts: RequestFacts,
-        target: Target,
-        rule: CompiledRule,
-        params: Mapping[str, str],
-    ) -> Decision:
-        """All that is asked once the rule is known."""
-        headers = facts.headers
-        if not rule.bound:
-            raise Unavailable(
-                "This part of the service is not there yet.", code="unbound_rule", details={"rule": rule.name}
-            )
-        verified = None if rule.rule.auth == "none" else self._verified(policy, rule, headers)
         caller = policy.caller(verified) if verified is not None else None
         decision = Decision(facts, target, rule, params, caller, policy)
         decision.expires = verified.expires if verified is not None else None
-        if rule.permission is not None:
-            self._permission(decision, rule, rule.permission)
-        _body(headers, rule.rule.max_body)
         return decision
+
+    def permit(self, decision: Decision) -> None:
+        """Whether the caller may, as far as that can be told without the resource; the second half of `decide`."""
+        rule = decision.compiled
+        try:
+            if rule.permission is not None:
+                self._permission(decision, rule, rule.permission)
+            _body(decision.facts.headers, rule.rule.max_body)
+        except AppError as error:
+            error.rule, error.route = rule.name, rule.path
+            raise
 
     def authorize(self, decision: Decision, resource: object) -> None:
         """Judge the condition of the decision's rule with *resource*; raises `Forbidden` unless it is true."""

@@ -74,7 +74,7 @@ class Dispatcher:
             self.metrics.in_flight.inc()
             try:
                 check_message(request)
-                decision = self.guard.decide(facts)
+                decision = await self.guard.admit(facts)
                 if decision.user is not None:
                     bind_contextvars(user_id=str(decision.user.id))
                     if decision.user.tenant_id is not None:

@@ -114,7 +114,17 @@ def resolve(name: str, lines: Iterable[str], locks: Path, flags: Iterable[str]) 
             f'[project]\nname = "moorage-{name}"\nversion = "0"\nrequires-python = ">={OLDEST_PYTHON}"\n'
             f"dependencies = [\n{wanted}]\n"
         )
-        command = ["uv", "pip", "compile", "pyproject.toml", "--output-file", f"{name}.lock", "--quiet"]
+        command = [
+            sys.executable,
+            "-m",
+            "uv",
+            "pip",
+            "compile",
+            "pyproject.toml",
+            "--output-file",
+            f"{name}.lock",
+            "--quiet",
+        ]
         command += ["--universal", "--python-version", OLDEST_PYTHON, "--generate-hashes"]
         command += ["--no-header", "--no-emit-index-url", "--no-sources", *flags]
         if (locks / f"{name}.lock").exists():

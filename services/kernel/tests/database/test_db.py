@@ -286,6 +286,43 @@ async def test_a_connection_cut_in_the_middle_is_503(pool: Pool, moorage_databas
             await db.scalar(select(PoolThing))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [FileNotFoundError(2, "no such file"), ConnectionRefusedError(), BrokenPipeError(), TimeoutError()],
+)
+async def test_what_the_block_itself_raises_is_not_the_databases(pool: Pool, error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:  # noqa: PT012 - the unit of work has several steps
+        async with pool.unit() as db:
+            await db.add(PoolThing(name="a"))
+            raise error
+    assert caught.value is error
+    assert await _names(pool) == []
+
+
+async def test_a_database_that_cannot_be_reached_is_503() -> None:
+    nowhere = Pool(DatabaseSettings(dsn=SecretStr("postgresql://u:p@127.0.0.1:1/none")), name="test")
+    with pytest.raises(Unavailable):
+        async with nowhere.unit() as db:
+            await db.scalar(select(PoolThing))
+    await nowhere.close()
+
+
+async def test_a_database_that_does_not_answer_in_time_is_503() -> None:
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(mute, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    dsn = SecretStr(f"postgresql://u:p@{host}:{port}/none")
+    silent = Pool(DatabaseSettings.model_validate({"dsn": dsn, "connect_timeout": "100ms"}), name="test")
+    with pytest.raises(Unavailable):
+        async with silent.unit() as db:
+            await db.scalar(select(PoolThing))
+    await silent.close()
+    server.close()
+
+
 async def test_waiting_says_for_what_and_shows_no_password(moorage_database: SchemaDatabase) -> None:
     host = moorage_database.app_dsn.rpartition("@")[2]
     nowhere = moorage_database.app_dsn.replace(host, "127.0.0.1:1/none")

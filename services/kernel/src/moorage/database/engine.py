@@ -16,6 +16,7 @@ from sqlalchemy.util.queue import Empty
 
 from moorage.config.loading import ConfigError
 from moorage.config.settings import Database as DatabaseSettings
+from moorage.database.faults import Unreachable
 
 TROUBLE: Final = (
     OSError,
@@ -161,7 +162,10 @@ def new_engine(dsn: SecretStr, *, connect_args: dict[str, Any], **options: Any) 
         database: str | None = None,
         **arguments: Any,
     ) -> Any:
-        return await asyncpg.connect(plain, **arguments)
+        try:
+            return await asyncpg.connect(plain, **arguments)
+        except (OSError, TimeoutError) as exc:
+            raise Unreachable(*(exc.args or ("it took too long to connect",))) from exc
 
     return create_async_engine(
         url.set(query={}),

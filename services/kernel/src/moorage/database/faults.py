@@ -14,6 +14,10 @@ _POLICY_FUNCTION: Final = "ExecWithCheckOptions"
 """Where PostgreSQL raises "new row violates row-level security policy" (src/backend/executor/execMain.c)."""
 
 
+class Unreachable(OSError):  # noqa: N818 - says what happened, as the other errors do
+    """There is no way to the database's server. Of its own, so that it is not taken for a handler's `OSError`."""
+
+
 class Again(Unavailable):
     """503: it failed only because of what others did at the same time; the same again may do."""
 
@@ -24,13 +28,13 @@ class Again(Unavailable):
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn errors of the database in the block into those of `moorage.errors`, where a caller can do
-    something.
+    something. What else is raised in the block stays what it is.
     """
     try:
         yield
     except AppError:
         raise
-    except (sa.SQLAlchemyError, OSError, TimeoutError) as exc:
+    except (sa.SQLAlchemyError, Unreachable) as exc:
         error = translate(exc)
         if error is None:
             raise
@@ -46,7 +50,7 @@ def translate(exc: BaseException) -> AppError | None:
     08, 57P and 53 (connection, shutdown, resources) → 503. A row for a tenant that the unit of work is not for → 403.
     """
     reason = f"{type(exc).__name__}: {exc}"
-    if isinstance(exc, (sa.TimeoutError, OSError, TimeoutError)):
+    if isinstance(exc, (sa.TimeoutError, Unreachable)):
         return Unavailable(
             "The database is not available at the moment.", retry_after=_RETRY_AFTER_S, reason=reason
         )

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -59,6 +59,14 @@ def shop_module() -> Module:
     async def never(new: ThingIn, db: Db) -> None:
         await db.add(KeyedThing(name=new.name))
 
+    async def load(id: UUID, db: Db) -> KeyedThing | None:
+        return await db.get(KeyedThing, id)
+
+    @module.handle("close", resource=load)
+    async def close(thing: KeyedThing, db: Db) -> Content:
+        await db.delete(thing)
+        return Content(b"closed", "text/plain")
+
     @module.handle("large")
     async def large(db: Db) -> Content:
         await db.add(KeyedThing(name="large"))
@@ -81,7 +89,12 @@ async def shop(serve: Serve, schema: SchemaDatabase) -> ModuleHarness:
     rules = [rule(name, auth="optional") for name in ("make", "must", "never", "large")]
     return await serve(
         shop_module(),
-        [*rules, rule("small"), rule("other", path="/other", auth="none")],
+        [
+            *rules,
+            rule("small"),
+            rule("close", path="/things/{id}/close"),
+            rule("other", path="/other", auth="none"),
+        ],
         environ={"DATABASE_DSN": schema.app_dsn},
     )
 
@@ -110,6 +123,20 @@ async def test_the_same_request_again_gets_the_same_answer_and_has_no_effect(
     assert "Set-Cookie" in first.headers
     assert "Set-Cookie" not in again.headers, "what is kept must not hold credentials"
     assert await count(schema) == 1
+
+
+async def test_a_request_that_removed_its_resource_gets_the_same_answer_again(
+    shop: ModuleHarness, schema: SchemaDatabase
+) -> None:
+    id, client, headers = uuid4(), shop.client(), key()
+    connection = await asyncpg.connect(schema.owner_dsn)
+    await connection.execute("INSERT INTO keyed_thing (id, name) VALUES ($1, 'a')", id)
+    await connection.close()
+    answers = [await client.post(f"/things/{id}/close", headers=headers) for _ in range(2)]
+    assert [(answer.status, answer.content) for answer in answers] == [(200, b"closed")] * 2
+    missing = await client.post(f"/things/{id}/close", headers=key())
+    assert missing.status == 404
+    assert (await client.post(f"/things/{id}/close", headers=headers)).content == b"closed"
 
 
 async def test_fifty_at_once_have_one_effect(shop: ModuleHarness, schema: SchemaDatabase) -> None:

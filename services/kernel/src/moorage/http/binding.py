@@ -46,12 +46,13 @@ class Bound:
             PreconditionFailed: the request names another state of the resource.
         """
         await self._take_body(context)
-        await self.load(context, guard)
         keyed = None
         if self.keeps_answers(context.web.method):
             keyed = await idempotency.keyed(context, store, required=bool(self.handler.idempotent))
         if keyed is not None and (before := await keyed.before(context)) is not None:
+            # Before the loader: what was done may have removed the resource, or made it another's.
             return before
+        await self.load(context, guard)
         if context.web.method not in conditional.SAFE and conditional.asked(context):
             current = await conditional.tag_of_resource(context, self.answer, self.handler)
             conditional.require(context, current)

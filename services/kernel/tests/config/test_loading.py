@@ -53,6 +53,24 @@ def test_each_layer_wins_over_the_one_before(tmp_path: Path) -> None:
     assert load(environ=environ, folder=tmp_path, overrides=["server.port=6"]).server.port == 6
 
 
+@pytest.mark.parametrize("names_it", ["config.yaml", "mounted", "variable", "secret", "command line"])
+def test_whatever_layer_names_the_environment_its_file_is_read(tmp_path: Path, names_it: str) -> None:
+    config, secrets = tmp_path / "config", tmp_path / "secrets"
+    config.mkdir()
+    secrets.mkdir()
+    (tmp_path / "config.staging.yaml").write_text("server: {port: 7}")
+    (tmp_path / "config.yaml").write_text("environment: staging" if names_it == "config.yaml" else "")
+    (config / "module.yaml").write_text("environment: staging" if names_it == "mounted" else "")
+    environ = {"MOORAGE_CONFIG_DIR": str(config), "MOORAGE_SECRETS_DIR": str(secrets)}
+    if names_it == "variable":
+        environ["ENVIRONMENT"] = "staging"
+    if names_it == "secret":
+        (secrets / "environment").write_text("staging")
+    overrides = ["environment=staging"] if names_it == "command line" else []
+    settings = load(environ=environ, folder=tmp_path, overrides=overrides)
+    assert (settings.environment, settings.server.port) == ("staging", 7)
+
+
 def test_a_layer_changes_only_what_it_names(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("server: {port: 1, host: 127.0.0.1}")
     server = load(environ={"SERVER_PORT": "2"}, folder=tmp_path).server

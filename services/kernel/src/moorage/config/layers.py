@@ -72,18 +72,23 @@ def read_layers(
         LayerError: a file is not YAML, or not a mapping; a secret is no text; an override is malformed.
     """
     main = _yaml(folder / "config.yaml")
-    variables = _environment(model, environ)
-    line = _command_line(overrides)
-    chosen = str(line.values.get("environment") or variables.values.get("environment") or "")
-    if not chosen and main:
-        chosen = str(main[0].values.get("environment") or "")
-    layers = [*main, *(_yaml(folder / f"config.{chosen}.yaml") if chosen else [])]
-    for path in mounted_files(environ.get("MOORAGE_CONFIG_DIR")):
-        if path.suffix in {".yaml", ".yml"}:
-            layers += _yaml(path)
+    mounted = [
+        layer
+        for path in mounted_files(environ.get("MOORAGE_CONFIG_DIR"))
+        if path.suffix in {".yaml", ".yml"}
+        for layer in _yaml(path)
+    ]
     if module_config is not None:
-        layers.append(module_config)
-    return [*layers, variables, _secrets(model, environ.get("MOORAGE_SECRETS_DIR")), line]
+        mounted.append(module_config)
+    above = [
+        *mounted,
+        _environment(model, environ),
+        _secrets(model, environ.get("MOORAGE_SECRETS_DIR")),
+        _command_line(overrides),
+    ]
+    # Whichever layer names the environment: its file stands below all but the main one.
+    chosen = str(merge([*main, *above]).get("environment") or "")
+    return [*main, *(_yaml(folder / f"config.{chosen}.yaml") if chosen else []), *above]
 
 
 def merge(layers: Sequence[Layer]) -> Values:

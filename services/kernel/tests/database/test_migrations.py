@@ -1,6 +1,7 @@
 """Migrations on a real PostgreSQL: in order, one migrator at a time, nothing half-made."""
 
 import asyncio
+import json
 import secrets
 import sys
 import textwrap
@@ -273,6 +274,28 @@ async def test_a_rehearsal_shows_statements_and_locks_and_leaves_nothing(package
     assert second["locks"] == ["post: AccessExclusiveLock"]
     assert third["locks"] == []
     assert (await package.migrator(dsn).upgrade()).current == "0003"
+
+
+async def test_a_version_whose_events_others_cannot_read_is_refused_and_its_rehearsal_as_well(
+    package: Package, dsn: str
+) -> None:
+    def emits(**fields: str) -> None:
+        schema = {"properties": {name: {"type": kind} for name, kind in fields.items()}}
+        events = {"shop.thing.made": {"key": "id", "schema": schema}}
+        (package.versions.parents[1] / "events.json").write_text(json.dumps({"events": events}))
+
+    emits(id="string", size="integer")
+    package.add("0001", "op.create_table('post', sa.Column('id', sa.Integer))")
+    await package.migrator(dsn).rehearse()  # nothing was deployed before
+    await package.migrator(dsn).upgrade()
+    emits(id="string")
+    package.add("0002", "op.add_column('post', sa.Column('title', sa.Text))")
+    for run in (package.migrator(dsn).rehearse, package.migrator(dsn).upgrade):
+        with pytest.raises(MigrationError, match=r"others could not read any more.*the field size is gone"):
+            await run()
+    assert (await package.migrator(dsn).status()).current == "0001"
+    emits(id="string", size="integer", more="string")
+    assert (await package.migrator(dsn).upgrade()).current == "0002"
 
 
 async def test_a_rehearsal_finds_what_would_fail(package: Package, dsn: str) -> None:

@@ -125,8 +125,8 @@ class Migrator:
         """Run what is pending, record the revision, and return where the schema stands then.
 
         Raises:
-            MigrationError: one failed; those before it have run and stay.
-            TimeoutError: another migrator did not finish within ``options.wait``.
+            MigrationError: one failed (those before it have run and stay), or another migrator did not finish within
+                ``options.wait``.
         """
         script = self._script()
         with explained():
@@ -161,6 +161,7 @@ class Migrator:
         script = self._script()
         with explained():
             async with self._connection() as connection, self._lock(connection):
+                await self._refuse_breaking_events(connection)
                 await connection.run_sync(self._rehearse, script)
                 return await connection.run_sync(self._status, script)
 

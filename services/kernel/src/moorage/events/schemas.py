@@ -99,10 +99,12 @@ def breaking(old: Schemas, new: Schemas) -> list[str]:
 
 
 async def refused(connection: AsyncConnection, package: str) -> list[str]:
-    """What in the package's file breaks what was deployed in this schema before."""
-    rows: list[Any] = list(
-        (await connection.exec_driver_sql("SELECT type, schema::text FROM moorage_event_schema")).all()
-    )
+    """What in the package's file breaks what was deployed in this schema before; nothing, if nothing was."""
+    known = await connection.exec_driver_sql("SELECT to_regclass('moorage_event_schema')")
+    rows: list[Any] = []
+    if known.scalar() is not None:
+        asked = await connection.exec_driver_sql("SELECT type, schema::text FROM moorage_event_schema")
+        rows = list(asked.all())
     await connection.commit()
     return breaking({type: json.loads(stored) for type, stored in rows}, of_package(package))
 

@@ -265,7 +265,7 @@ async def test_no_statement_goes_on_past_the_deadline_of_its_scope(pool: Pool) -
     loop = asyncio.get_running_loop()
     began = loop.time()
     with pytest.raises(Timeout):
-        async with pool.unit(deadline=began + 0.3) as db:
+        async with pool.unit(deadline=lambda: began + 0.3) as db:
             await db.execute(text("SELECT pg_sleep(20)"))
     assert loop.time() - began < 5
 

@@ -228,7 +228,7 @@ class Module:
         Args:
             per: ``process``: it is made when the process starts, after what it needs, and waited for while it raises
                 `ConnectionError`, `TimeoutError` or `NotReady`; ``scope``: anew for each request or event that
-                asks for it, closed before its unit of work is committed.
+                asks for it, and closed when the handler has returned, what was made last first.
             required: whether the process is not ready while ``ping`` fails; ``False``: only degraded.
         """
 

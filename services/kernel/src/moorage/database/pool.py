@@ -23,6 +23,8 @@ from moorage.database.watching import Observe, observe_statements
 log = structlog.get_logger("moorage.database")
 
 T = TypeVar("T")
+DeadlineOf = Callable[[], float | None]
+"""Says until when, in the event loop's time; ``None``: there is no limit (any more)."""
 _DEADLINE: Final = "moorage_deadline"
 _NEAR: Final = 1.0
 """Seconds: a deadline that is later than this before the statement timeout is not worth a round trip."""
@@ -81,14 +83,15 @@ class Pool:
 
     @asynccontextmanager
     async def unit(
-        self, *, tenant: str | None = None, system: str | None = None, deadline: float | None = None
+        self, *, tenant: str | None = None, system: str | None = None, deadline: DeadlineOf | None = None
     ) -> AsyncIterator[Db]:
         """A unit of work: committed at the end, rolled back if the block raises.
 
         Args:
             tenant: whom every transaction in it works for; ``None``: nobody, rows of tenants are not seen.
             system: why it needs the rows of all tenants; ``None``: it does not.
-            deadline: when it has to be done, in the event loop's time; no statement goes on much longer.
+            deadline: says when it has to be done, in the event loop's time; no statement goes on much longer. It is
+                asked for each transaction, as it may be lifted meanwhile.
 
         Raises:
             AppError: what `faults.translated` makes of the database's errors.
@@ -106,7 +109,7 @@ class Pool:
         attempts: int = 3,
         tenant: str | None = None,
         system: str | None = None,
-        deadline: float | None = None,
+        deadline: DeadlineOf | None = None,
     ) -> T:
         """Do *work* in a unit of its own, again if it failed only because of what others did at the same time.
 
@@ -208,7 +211,8 @@ class Pool:
         if transaction.nested:
             return  # a savepoint has the settings of its transaction
         settings: dict[str, str] = dict(session.info[TENANCY].settings())
-        timeout = self._timeout(session.info[_DEADLINE])
+        deadline: DeadlineOf | None = session.info[_DEADLINE]
+        timeout = self._timeout(None if deadline is None else deadline())
         if timeout is not None:
             settings["statement_timeout"] = str(round(timeout * 1000))
         if settings:

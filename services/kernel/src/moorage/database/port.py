@@ -43,7 +43,7 @@ def attach(assembly: Assembly) -> None:
     async def unit(scope: Scope) -> Db:
         if Db not in scope.found:
             db = await scope.stack.enter_async_context(
-                pool.unit(tenant=scope.tenant, deadline=scope.deadline)
+                pool.unit(tenant=scope.tenant, deadline=lambda: scope.deadline)
             )
             scope.found[Db] = db
             scope.before_answer.append(db.flush)

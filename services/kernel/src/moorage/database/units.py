@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from moorage.database.db import Db
-from moorage.database.pool import Pool
+from moorage.database.pool import DeadlineOf, Pool
 from moorage.database.tenancy import TenancyError
 from moorage.scope import current
 
@@ -56,7 +56,7 @@ class Database:
         return await self._pool.repeatable(work, attempts=attempts, tenant=tenant, deadline=deadline)
 
 
-def _here() -> tuple[str | None, float | None]:
+def _here() -> tuple[str | None, DeadlineOf | None]:
     """Tenant and deadline of what runs here."""
     scope = current.get()
-    return (None, None) if scope is None else (scope.tenant, scope.deadline)
+    return (None, None) if scope is None else (scope.tenant, lambda: scope.deadline)

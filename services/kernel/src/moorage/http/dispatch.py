@@ -145,7 +145,7 @@ class Dispatcher:
             caller=decision.caller,
             deadline=deadline.at,
             finish=lambda response: _finish(response, decision.facts),
-            lift_deadline=deadline.lift,
+            limit=deadline,
             stopping=self.stopping,
             found={ApiDocument: self.api},
         )

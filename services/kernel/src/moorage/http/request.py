@@ -10,6 +10,7 @@ from aiohttp import web
 from moorage.errors import BadRequest
 from moorage.guard.engine import Decision
 from moorage.guard.headers import has_identity, without_identity
+from moorage.http.deadline import Deadline
 from moorage.scope import Scope
 
 _MAX_PARAMETERS = 100
@@ -52,15 +53,15 @@ class Limits:
 class Context(Scope):
     """One request on its way through a handler.
 
-    ``body`` is there once it was read. ``finish`` puts the headers on an answer that every answer has, and
-    ``lift_deadline`` ends the limit of an answer that has begun: the dispatcher does both for whole answers.
+    ``body`` is there once it was read. ``finish`` puts the headers on an answer that every answer has; the dispatcher
+    does so for whole answers.
     """
 
     web: web.BaseRequest
     decision: Decision
     limits: Limits
     finish: Callable[[Answered], None]
-    lift_deadline: Callable[[], None]
+    limit: Deadline
     stopping: asyncio.Event
     """Set when the process stops: what could go on for ever ends."""
     resource: object = None
@@ -68,6 +69,11 @@ class Context(Scope):
     begun: Answered | None = None
     """The answer whose head was sent while the handler still works."""
     _query: dict[str, list[str]] | None = None
+
+    def lift_deadline(self) -> None:
+        """End the limit of an answer that has begun, for what it asks of others and of the database as well."""
+        self.limit.lift()
+        self.deadline = None
 
     @property
     def query(self) -> dict[str, list[str]]:

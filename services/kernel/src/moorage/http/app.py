@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
+from moorage import machine
 from moorage.assembly import Assembly
 from moorage.guard.engine import Guard
 from moorage.guard.headers import TrustedProxies
@@ -92,6 +93,7 @@ def _guarding(handlers: Mapping[str, Bound]) -> Callable[[web.Application], Asyn
                 raise NotReady(str(guard.status()["error"]))
 
         app[ASSEMBLY].health.register("policy", loaded)
+        machine.register(app[ASSEMBLY].health)
         watching = asyncio.create_task(guard.watch())
         yield
         watching.cancel()

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from click.testing import CliRunner
 from multidict import CIMultiDict
 
 from moorage import errors
+from moorage.cli import main
 from moorage.guard import conditions, headers, paths, values
 from moorage.guard.engine import Guard, receive
 from moorage.guard.identity import User
@@ -229,3 +232,14 @@ def test_the_fields_of_the_policy_page_are_those_of_the_guard(guard_page) -> Non
     document = BaseDocument(namespace="default", module="blog", sequence=1, issued_at="")
     shown = [field for row in guard_page.table("The policy in force") for field in codes(row[0])]
     assert shown == list(Guard.from_document(document).status())
+
+
+def test_the_explanation_that_the_page_shows_is_what_the_command_says(
+    guard_page, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shown,) = (block.text for block in guard_page.blocks if block.language == "console")
+    command, _, said = shown.partition("\n")
+    words = shlex.split(command.removeprefix("$ "))
+    monkeypatch.chdir(repository)
+    result = CliRunner().invoke(main, words[1:])
+    assert (words[0], result.exit_code, result.stdout) == ("moorage", 1, said)

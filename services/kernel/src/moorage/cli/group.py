@@ -14,6 +14,7 @@ _OWN: Final = {
     "check": ("moorage.cli.check:check", "Hold a module's code and manifests to each other."),
     "openapi": ("moorage.cli.openapi:openapi", "Write a module's OpenAPI document."),
     "events": ("moorage.cli.events:events", "Events that wait or failed; schemas of those that are emitted."),
+    "policy": ("moorage.cli.policy:policy", "Ask what a guard would answer to a request, and why."),
     "permissions": ("moorage.cli.permissions:permissions", "Write generated.py: names of rules."),
 }
 

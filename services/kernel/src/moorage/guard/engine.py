@@ -425,7 +425,7 @@ class Guard:
         if condition is None:
             return True
         try:
-            return condition.holds(_variables(decision, condition, resource))
+            return condition.holds(variables(decision, condition, resource))
         except Exception as exc:  # noqa: BLE001 - whatever goes wrong while judging has to deny
             logger.info(
                 "condition failed",
@@ -438,7 +438,8 @@ class Guard:
             return False
 
 
-def _variables(decision: Decision, condition: Condition, resource: object) -> dict[str, object]:
+def variables(decision: Decision, condition: Condition, resource: object) -> dict[str, object]:
+    """What *condition* is judged with; raises `ValueError` for values that it cannot be given."""
     reading = condition.reading
     variables: dict[str, object] = {}
     caller = decision.caller

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Unavailable,
     )
     from moorage.events.event import Event, EventInfo, Reject
+    from moorage.guard.authorizer import Authorizer
     from moorage.guard.identity import Caller, ModuleCaller, User
     from moorage.http.answers import Content
     from moorage.http.request import Request
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AppError",
+    "Authorizer",
     "BadRequest",
     "Cache",
     "CacheUnavailable",
@@ -114,6 +116,7 @@ _HOMES = {
     "Event": "moorage.events.event",
     "EventInfo": "moorage.events.event",
     "Reject": "moorage.events.event",
+    "Authorizer": "moorage.guard.authorizer",
     "Caller": "moorage.guard.identity",
     "ModuleCaller": "moorage.guard.identity",
     "User": "moorage.guard.identity",

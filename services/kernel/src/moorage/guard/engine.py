@@ -381,7 +381,8 @@ class Guard:
     def require(self, decision: Decision, permission: str, resource: object = None) -> None:
         """Raise `Forbidden` unless `permits`."""
         if not self.permits(decision, permission, resource):
-            raise _forbidden(permission)
+            known = permission in decision.policy.document.permissions
+            raise _forbidden(permission, reason="" if known else f"the policy has no permission {permission}")
 
     def _verified(self, policy: Policy, rule: CompiledRule, headers: Headers) -> Verified | None:
         given = headers.getall("Authorization", ())
@@ -484,8 +485,8 @@ def _body(headers: Headers, limit: int | None) -> None:
         raise TooLarge(limit)
 
 
-def _forbidden(code: str) -> Forbidden:
-    return Forbidden(f"You need the permission {code} for this.", details={"permission": code})
+def _forbidden(code: str, reason: str = "") -> Forbidden:
+    return Forbidden(f"You need the permission {code} for this.", details={"permission": code}, reason=reason)
 
 
 def _no_keys() -> Unavailable:

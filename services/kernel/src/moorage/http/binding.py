@@ -8,7 +8,6 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from moorage.errors import NotFound
-from moorage.guard.engine import Guard
 from moorage.guard.matcher import segments
 from moorage.http import apidocs, conditional, docstrings, idempotency
 from moorage.http.answers import Answer, answering
@@ -37,7 +36,7 @@ class Bound:
         """What the rule's path must capture."""
         return self.signature.captures | (self.loader.captures if self.loader else frozenset())
 
-    async def run(self, context: Context, guard: Guard, store: AnswerStore | None) -> web.StreamResponse:
+    async def run(self, context: Context, store: AnswerStore | None) -> web.StreamResponse:
         """Load the resource, ask the guard about it, call the handler, make the answer.
 
         Raises:
@@ -52,7 +51,7 @@ class Bound:
         if keyed is not None and (before := await keyed.before(context)) is not None:
             # Before the loader: what was done may have removed the resource, or made it another's.
             return before
-        await self.load(context, guard)
+        await self.load(context)
         if context.web.method not in conditional.SAFE and conditional.asked(context):
             current = await conditional.tag_of_resource(context, self.answer, self.handler)
             conditional.require(context, current)
@@ -74,27 +73,27 @@ class Bound:
             with suppress(UnsupportedMediaTypeError):
                 await read_body(context)
 
-    async def connect(self, context: Context, guard: Guard, sockets: Sockets) -> web.StreamResponse:
+    async def connect(self, context: Context, sockets: Sockets) -> web.StreamResponse:
         """Load the resource, ask the guard about it, and let the handler talk with the client.
 
         What was opened for the loader is finished before: a unit of work would be open as long as the connection.
         """
         outer, found = context.stack, dict(context.found)
         async with AsyncExitStack() as context.stack:
-            await self.load(context, guard)
+            await self.load(context)
         context.stack, context.found, context.run = outer, found, None
         context.before_answer.clear()
         assert self.handler.socket is not None
         return await sockets.serve(context, self.handler.socket, self.signature.socket, self.signature.call)
 
-    async def load(self, context: Context, guard: Guard) -> None:
+    async def load(self, context: Context) -> None:
         """Load the resource, if there is a loader, and ask the guard about it."""
         if self.loader is not None:
             resource = await self.loader.call(context)
             if resource is None:
                 raise NotFound
             context.resource = resource
-        guard.authorize(context.decision, context.resource)
+        context.guard.authorize(context.decision, context.resource)
 
     def keeps_answers(self, method: str) -> bool:
         """Whether an idempotency key counts: not for streams, whose answers are not kept."""

@@ -116,8 +116,8 @@ class Dispatcher:
         async with Deadline(at) as deadline, AsyncExitStack() as stack:
             context = self._context(request, decision, limits, stack, deadline, now)
             if bound.handler.socket is not None:
-                return await bound.connect(context, self.guard, self.sockets)
-            response = await bound.run(context, self.guard, self.store)
+                return await bound.connect(context, self.sockets)
+            response = await bound.run(context, self.store)
             if context.begun is None:
                 deadline.check()  # while it can be rolled back
         compress(request, response, bound.handler, enabled=now.settings.server.compression)
@@ -135,6 +135,7 @@ class Dispatcher:
         user = decision.user
         context = Context(
             web=request,
+            guard=self.guard,
             decision=decision,
             limits=limits,
             stack=stack,

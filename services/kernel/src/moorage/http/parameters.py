@@ -2,7 +2,7 @@
 
 | parameter | gets |
 | --- | --- |
-| `Db`, `Request`, a type that a port provides | that |
+| `Db`, `Request`, `Authorizer`, a type that a port provides | that |
 | `User`, `ModuleCaller`, `Caller`; with ``| None`` where the rule's auth is optional | who calls |
 | a subclass of `Config` | the module's settings |
 | a subclass of `Query` | the query string, checked as a whole |
@@ -24,6 +24,7 @@ from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, Vali
 from moorage import parameters
 from moorage.config.settings import Config
 from moorage.errors import Forbidden, NotFound, Unauthenticated, Unavailable
+from moorage.guard.authorizer import Authorizer
 from moorage.guard.identity import Caller, ModuleCaller, User
 from moorage.http.apidocs import ApiDocument
 from moorage.http.body import read_body
@@ -159,6 +160,8 @@ class _Reading:
             return self.providers[kind]
         if kind is Request:
             return _facts
+        if kind is Authorizer:
+            return _authorizer
         if kind is ApiDocument:
             return _api
         if issubclass(kind, Config):
@@ -196,6 +199,10 @@ def loaded_type(loader: Function) -> object:
 
 async def _facts(context: Context) -> object:
     return facts(context)
+
+
+async def _authorizer(context: Context) -> object:
+    return Authorizer(context.guard, context.decision)
 
 
 async def _socket(context: Context) -> object:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 
 from moorage.errors import BadRequest
-from moorage.guard.engine import Decision
+from moorage.guard.engine import Decision, Guard
 from moorage.guard.headers import has_identity, without_identity
 from moorage.http.deadline import Deadline
 from moorage.scope import Scope
@@ -58,6 +58,7 @@ class Context(Scope):
     """
 
     web: web.BaseRequest
+    guard: Guard
     decision: Decision
     limits: Limits
     finish: Callable[[Answered], None]

@@ -44,17 +44,28 @@ def sign(document: bytes, private_pem: bytes) -> bytes:
     return base64.b64encode(_private(private_pem).sign(document)) + b"\n"
 
 
-def verify(document: bytes, signature: bytes, trust_pem: bytes) -> None:
-    """Check *signature* (as `sign` returns it) with any key of *trust_pem*; raises `SignatureError`."""
+def verify(
+    document: bytes,
+    signature: bytes,
+    trust_pem: bytes,
+    *,
+    signature_name: str = SIGNATURE_FILE,
+    name: str = BASE_FILE,
+    trust_name: str = TRUST_FILE,
+) -> None:
+    """Check *signature* (as `sign` returns it) with any key of *trust_pem*; raises `SignatureError`.
+
+    The names are for its text.
+    """
     try:
         raw = base64.b64decode(signature.strip(), validate=True)
     except (binascii.Error, ValueError) as exc:
-        raise SignatureError(f"{SIGNATURE_FILE} is not base64") from exc
-    for key in _public_keys(trust_pem):
+        raise SignatureError(f"{signature_name} is not base64") from exc
+    for key in _public_keys(trust_pem, trust_name):
         with contextlib.suppress(InvalidSignature):
             key.verify(raw, document)
             return
-    raise SignatureError(f"{SIGNATURE_FILE} does not fit {BASE_FILE} under any key of {TRUST_FILE}")
+    raise SignatureError(f"{signature_name} does not fit {name} under any key of {trust_name}")
 
 
 def write_folder(directory: Path, document: BaseDocument, private_pem: bytes) -> None:
@@ -105,17 +116,17 @@ def _private(pem: bytes) -> Ed25519PrivateKey:
     return key
 
 
-def _public_keys(pem: bytes) -> list[Ed25519PublicKey]:
+def _public_keys(pem: bytes, name: str) -> list[Ed25519PublicKey]:
     """All keys of a PEM text: while the signing key is rotated, the old and the new one."""
     keys = []
     for block in pem.split(_PEM_END)[:-1]:
         try:
             key = serialization.load_pem_public_key(block.strip() + b"\n" + _PEM_END + b"\n")
         except (ValueError, UnsupportedAlgorithm) as exc:
-            raise SignatureError(f"{TRUST_FILE} holds something that is not a public key") from exc
+            raise SignatureError(f"{name} holds something that is not a public key") from exc
         if not isinstance(key, Ed25519PublicKey):
-            raise SignatureError(f"{TRUST_FILE} holds a key that is not Ed25519")
+            raise SignatureError(f"{name} holds a key that is not Ed25519")
         keys.append(key)
     if not keys:
-        raise SignatureError(f"{TRUST_FILE} holds no public key")
+        raise SignatureError(f"{name} holds no public key")
     return keys

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -209,7 +210,7 @@ class Proxy:
             raise _not_up(target)
         try:
             with calling(self._tracer, facts.method, upstream.origin, target.key) as span:
-                response = await self._forward(request, self._hop(exchange, target, upstream))
+                response = await self._forward(exchange, self._hop(exchange, target, upstream))
                 passed(span, response.status)
         except http.RefusedError as exc:
             if target.answered:
@@ -218,10 +219,14 @@ class Proxy:
         target.answered = True
         return response
 
-    async def _forward(self, request: web.BaseRequest, hop: Hop) -> web.StreamResponse:
-        if websocket.wants_websocket(request):
-            return await websocket.forward(self._clients, request, hop, self.sockets)
-        return await http.forward(self._clients, request, hop)
+    async def _forward(self, exchange: Exchange, hop: Hop) -> web.StreamResponse:
+        request, target, decision = exchange.request, exchange.target, exchange.decision
+        if not websocket.wants_websocket(request):
+            return await http.forward(self._clients, request, hop)
+        held = None
+        if target is not None and target.guard is not None and decision is not None:
+            held = partial(websocket.held_by, target.guard.lasting, decision)
+        return await websocket.forward(self._clients, request, hop, self.sockets, held=held)
 
     def _hop(self, exchange: Exchange, target: Target, upstream: Upstream) -> Hop:
         """The request as the upstream is to see it."""

@@ -36,6 +36,11 @@ class Place(Config):
     config_dir: str | None = Field(None, description="Folder of the Module's own configuration; None: none.")
     secrets_dir: str | None = Field(None, description="Folder of mounted secrets, a file each; None: none.")
     policy_dir: str = Field("/etc/moorage/policy", description="Folder of the signed policy document.")
+    policy_stream: str | None = Field(
+        None,
+        pattern=r"^https?://[!-+\--~]+(,https?://[!-+\--~]+)*$",
+        description="URLs of the service that streams the overlay, separated by commas; None: no overlay.",
+    )
 
 
 class Server(Config):
@@ -73,6 +78,24 @@ class Admin(Config):
 
     host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - a pod's own address
     port: Port = Field(9901, description="Port to listen on; 0: any free one.")
+
+
+class GuardSettings(Config):
+    """How the guard relies on the policy stream, where there is one."""
+
+    max_staleness: Duration = Field(
+        900.0,
+        gt=0,
+        description="So long without a sign of life of the policy stream: then 503 `policy_stale`.",
+    )
+    heartbeat: Duration = Field(
+        5.0,
+        gt=0,
+        description="How often the stream's server says that it lives; without a byte for three, a new connection.",
+    )
+    start_alone: bool = Field(
+        False, description="Be ready by the mounted policy alone: for the services that make the overlay."
+    )
 
 
 class Database(Config):
@@ -307,6 +330,7 @@ class Settings(BaseModel):
     moorage: Place = Place()
     server: Server = Server()
     admin: Admin = Admin()
+    guard: GuardSettings = GuardSettings()
     database: Database = Database()
     redis: Redis = Redis()
     cache: Cache = Cache()

@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from moorage.errors import AppError, BadRequest, Forbidden, TooLarge, Unauthenticated, Unavailable
@@ -38,11 +38,16 @@ from moorage.guard.conditions import Condition
 from moorage.guard.folder import Loaded, PolicyFolder
 from moorage.guard.headers import Client, Headers, Trace, TrustedProxies
 from moorage.guard.identity import Caller, ModuleCaller, User
+from moorage.guard.lasting import Lasting
 from moorage.guard.paths import Target, parse_target
 from moorage.guard.policy import BaseDocument, DocumentError, Rule
 from moorage.guard.snapshot import CompiledRule, Policy
 from moorage.guard.tokens import Verified
 from moorage.guard.values import request_value, resource_value, user_value
+
+if TYPE_CHECKING:
+    from moorage.guard.feed import Feed
+    from moorage.guard.overlay import Overlay
 
 logger = logging.getLogger("moorage.guard")
 
@@ -109,6 +114,8 @@ class Decision:
     needs_resource: bool = False
     expires: float | None = None
     """When the caller's token expires, in seconds since the epoch; ``None``: there is no token."""
+    verified: Verified | None = None
+    """The caller's token, for who asks later whether it still counts; ``None``: there is none."""
 
     @property
     def rule(self) -> Rule:
@@ -189,6 +196,8 @@ class Guard:
         self._loaded_at: str | None = None
         self._error: str | None = "no policy was loaded yet"
         self._bindings: Mapping[str, bool] | None = {}
+        self._feed: Feed | None = None
+        self.lasting = Lasting(lambda: self._policy)
 
     @classmethod
     def from_folder(
@@ -234,6 +243,29 @@ class Guard:
         """The policy in force."""
         return self._policy
 
+    @property
+    def trust(self) -> bytes | None:
+        """The trust anchor in force (PEM); ``None``: there is none yet, or no folder."""
+        return self._folder.trust if self._folder is not None else None
+
+    @property
+    def waiting(self) -> str:
+        """Why no request should come here yet; empty: they may."""
+        if self._policy is None:
+            return self._error or "no policy"
+        return self._feed.waiting if self._feed is not None else ""
+
+    def follow(self, feed: "Feed") -> None:
+        """Rely on *feed* for what changes by the minute: from now on its overlay has to be fresh."""
+        self._feed = feed
+
+    def overlay(self, overlay: "Overlay") -> None:
+        """Put *overlay* over the base policy; raises `DocumentError` and keeps the one before if it cannot be used."""
+        if self._policy is None:
+            raise DocumentError("there is no base policy to lay it over")
+        self._policy = self._policy.overlaid(overlay)
+        self.lasting.changed()
+
     def refresh(self) -> bool:
         """Load the folder's document if it is a good one; returns whether it is now in force."""
         if self._folder is None:
@@ -269,6 +301,7 @@ class Guard:
             timespec="seconds"
         )
         self._error = None
+        self.lasting.changed()
         logger.info(
             "policy in force",
             extra={"sequence": loaded.document.sequence, "rules": len(policy.rules), "digest": self._digest},
@@ -304,6 +337,7 @@ class Guard:
             "unused_handlers": sorted(bound.keys() - {rule.name for rule in rules}),
             "missing_loaders": sorted(rule.name for rule in rules if rule.needs_resource and not rule.loader),
             "error": self._error,
+            "overlay": self._feed.status() if self._feed is not None else None,
         }
 
     # ---- requests
@@ -343,12 +377,13 @@ class Guard:
                     details={"rule": rule.name},
                 )
             verified = None if rule.rule.auth == "none" else self._verified(policy, rule, headers)
+            caller = policy.caller(verified) if verified is not None else None
         except AppError as error:
             error.rule, error.route = rule.name, rule.path
             raise
-        caller = policy.caller(verified) if verified is not None else None
         decision = Decision(facts, target, rule, params, caller, policy)
-        decision.expires = verified.expires if verified is not None else None
+        if verified is not None:
+            decision.verified, decision.expires = verified, verified.expires
         return decision
 
     def permit(self, decision: Decision) -> None:
@@ -386,9 +421,11 @@ class Guard:
 
     def _verified(self, policy: Policy, rule: CompiledRule, headers: Headers) -> Verified | None:
         given = headers.getall("Authorization", ())
+        if not given and rule.rule.auth == "optional":
+            return None
+        if self._feed is not None:
+            self._feed.check()
         if not given:
-            if rule.rule.auth == "optional":
-                return None
             if not policy.verifier.has_keys:
                 raise _no_keys()
             raise Unauthenticated

@@ -47,6 +47,11 @@ class PolicyFolder:
         self._trust: bytes | None = None
         self._seen: Fingerprint | None = None
 
+    @property
+    def trust(self) -> bytes | None:
+        """The trust anchor that counts (PEM): that of the first document accepted; ``None``: there was none yet."""
+        return self._trust
+
     def changed(self) -> bool:
         """Whether the files differ from those that `load` read last. Three `stat` calls, so that polling is
         cheap.

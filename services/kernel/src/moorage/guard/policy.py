@@ -25,6 +25,8 @@ Host = Annotated[str, Field(pattern=rf"^(\*\.)?{_LABEL}(\.{_LABEL})*$", max_leng
 Method = Annotated[str, Field(pattern=r"^[A-Z]+(-[A-Z]+)*$", max_length=32)]
 Path = Annotated[str, Field(pattern=r"^/[!-~]*$", max_length=1024)]
 Code = Annotated[str, Field(pattern=r"^[a-z0-9.-]+$", max_length=253)]
+Grant = Annotated[str, Field(pattern=r"^[a-z0-9.-]+(\.\*)?$", max_length=253)]
+"""A code, or all known codes of the module that begin with what stands before ``.*``."""
 Role = Annotated[str, Field(min_length=1, max_length=128)]
 ModuleKey = Annotated[str, Field(pattern=rf"^{_LABEL}/{_LABEL}$", max_length=128)]
 
@@ -86,8 +88,8 @@ class BaseDocument(_Part):
     issuers: Annotated[list[Issuer], Field(max_length=16)] = Field(default_factory=list)
     rules: Annotated[list[Rule], Field(max_length=4096)] = Field(default_factory=list)
     permissions: Annotated[dict[Code, PermissionPolicy], Field(max_length=4096)] = Field(default_factory=dict)
-    grants: Annotated[dict[Role, list[Code]], Field(max_length=4096)] = Field(default_factory=dict)
-    module_grants: Annotated[dict[ModuleKey, list[Code]], Field(max_length=4096)] = Field(
+    grants: Annotated[dict[Role, list[Grant]], Field(max_length=4096)] = Field(default_factory=dict)
+    module_grants: Annotated[dict[ModuleKey, list[Grant]], Field(max_length=4096)] = Field(
         default_factory=dict
     )
 

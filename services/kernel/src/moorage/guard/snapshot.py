@@ -2,14 +2,20 @@
 one comes.
 """
 
-from collections.abc import Mapping
-from typing import Final, Self
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Self
 
 from moorage.guard.conditions import Condition, ConditionError, compile_condition
 from moorage.guard.identity import Caller, ModuleCaller, User
 from moorage.guard.matcher import Matcher, PatternError
-from moorage.guard.policy import BaseDocument, DocumentError, Rule
+from moorage.guard.policy import BaseDocument, DocumentError, Issuer, Rule
 from moorage.guard.tokens import ModuleClaims, TokenVerifier, UserClaims, Verified
+
+if TYPE_CHECKING:
+    from moorage.guard.overlay import Overlay
 
 _MAX_COMBINATIONS: Final = 4096
 _NOTHING: Final[frozenset[str]] = frozenset()
@@ -38,36 +44,61 @@ class CompiledRule:
 
 
 class Policy:
-    """One document, compiled. Never changed once it is in force, but for bindings, which are the host's.
+    """One document, compiled, and the overlay that lies over it. Never changed once it is in force, but for bindings,
+    which are the host's: another document, or another overlay, makes another one.
 
     Raises:
         DocumentError: a path, condition or key in it cannot be used; the document is then refused as a whole.
     """
 
-    def __init__(self, document: BaseDocument, verifier: TokenVerifier | None = None) -> None:
+    overlay: Overlay | None
+    verifier: TokenVerifier
+    grants: Mapping[str, frozenset[str]]
+    _custom: Mapping[str, Sequence[str]]
+
+    def __init__(self, document: BaseDocument, before: Policy | None = None) -> None:
         self.document = document
         self.conditions = _conditions(document)
         self.rules = [
             CompiledRule(rule, self.conditions.get(rule.permission) if rule.permission else None)
             for rule in document.rules
         ]
-        self.grants = {role: frozenset(codes) for role, codes in document.grants.items()}
-        self.module_grants = {key: frozenset(codes) for key, codes in document.module_grants.items()}
         try:
             self.matcher = Matcher(self.rules)
-            self.verifier = verifier or TokenVerifier(document.issuers)
         except PatternError as exc:
             raise DocumentError(f"rules: {exc}") from None
-        except ValueError as exc:
-            raise DocumentError(f"issuers: {exc}") from None
-        self._mark = object()
-        self._codes: dict[tuple[str, ...], frozenset[str]] = {}
+        self._known = _known(document)
+        self.module_grants = {
+            key: _expanded(codes, self._known, known_only=False)
+            for key, codes in document.module_grants.items()
+        }
+        self._lay(before.overlay if before is not None else None, before)
 
     @classmethod
-    def following(cls, document: BaseDocument, before: "Policy | None") -> Self:
-        """Compile *document*; with the issuers and keys of *before*, its verified tokens stay remembered."""
-        same = before is not None and before.document.issuers == document.issuers
-        return cls(document, before.verifier if before is not None and same else None)
+    def following(cls, document: BaseDocument, before: Policy | None) -> Self:
+        """Compile *document*. What stays of *before*: the overlay, and verified tokens whose keys still count."""
+        return cls(document, before)
+
+    def overlaid(self, overlay: Overlay) -> Self:
+        """This document under *overlay*; raises `DocumentError` for one that cannot be used."""
+        policy = copy.copy(self)
+        policy._lay(overlay, self)
+        return policy
+
+    def _lay(self, overlay: Overlay | None, before: Policy | None) -> None:
+        """Put *overlay* over the document, and keep of *before* what stays true."""
+        self.overlay = overlay
+        issuers = _issuers(self.document, overlay)
+        try:
+            self.verifier = TokenVerifier.following(issuers, before.verifier if before is not None else None)
+        except ValueError as exc:
+            raise DocumentError(f"issuers: {exc}") from None
+        custom = overlay.roles if overlay is not None else {}
+        if before is None or before.document is not self.document or before._custom is not custom:
+            self._custom = custom
+            self.grants = _grants(self.document, self._known, custom)
+            self._codes: dict[tuple[str, ...], frozenset[str]] = {}
+        self._mark = object()
 
     def bind(self, handlers: Mapping[str, bool] | None) -> None:
         """Note which rules have a handler, and whether with a loader; ``None``: all are bound, none with a
@@ -79,7 +110,10 @@ class Policy:
 
     def caller(self, verified: Verified) -> Caller:
         """The caller of a verified token with the permissions that this policy grants; remembered with the
-        token.
+        token until another policy or overlay is in force.
+
+        Raises:
+            Unauthenticated: the overlay revokes it.
         """
         known = verified.caller
         if known is not None and known[0] is self._mark:
@@ -93,11 +127,12 @@ class Policy:
         if isinstance(claims, ModuleClaims):
             codes = self.module_grants.get(f"{claims.namespace}/{claims.name}", _NOTHING)
             return ModuleCaller(claims.namespace, claims.name, codes)
+        roles = claims.roles if self.overlay is None else self.overlay.roles_of(claims)
         return User(
             id=claims.id,
             email=claims.email,
-            roles=claims.roles,
-            permissions=self.codes_of(claims.roles),
+            roles=roles,
+            permissions=self.codes_of(roles),
             tenant_id=claims.tenant_id,
             session_id=claims.session_id,
         )
@@ -122,3 +157,45 @@ def _conditions(document: BaseDocument) -> dict[str, Condition]:
             except ConditionError as exc:
                 raise DocumentError(f"permissions.{code}: {exc}") from None
     return conditions
+
+
+def _known(document: BaseDocument) -> frozenset[str]:
+    """The codes of the module's own permissions: all that an overlay or a wildcard can give."""
+    own = f"{document.module}."
+    return frozenset(code for code in document.permissions if code.startswith(own))
+
+
+def _grants(
+    document: BaseDocument, known: frozenset[str], custom: Mapping[str, Sequence[str]]
+) -> dict[str, frozenset[str]]:
+    """What each role holds: by the base's grants, and by those of custom roles in addition."""
+    grants = {role: _expanded(codes, known, known_only=False) for role, codes in document.grants.items()}
+    for role, codes in custom.items():
+        grants[role] = grants.get(role, _NOTHING) | _expanded(codes, known, known_only=True)
+    return grants
+
+
+def _expanded(codes: Iterable[str], known: frozenset[str], *, known_only: bool) -> frozenset[str]:
+    """*codes* with wildcards replaced by those of *known* that they stand for.
+
+    Args:
+        known_only: leave out single codes that are not known: an overlay tells of every module's.
+    """
+    found: set[str] = set()
+    for code in codes:
+        if code.endswith(".*"):
+            found.update(one for one in known if one.startswith(code[:-1]))
+        elif not known_only or code in known:
+            found.add(code)
+    return frozenset(found)
+
+
+def _issuers(document: BaseDocument, overlay: Overlay | None) -> list[Issuer]:
+    """The issuers, with the overlay's keys for users' tokens where it names any."""
+    if overlay is None or overlay.keys is None:
+        return document.issuers
+    keys = [dict(key) for key in overlay.keys]
+    return [
+        issuer.model_copy(update={"keys": keys}) if issuer.subject == "user" else issuer
+        for issuer in document.issuers
+    ]

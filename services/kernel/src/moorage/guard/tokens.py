@@ -163,10 +163,10 @@ class ModuleClaims:
 
 class Verified:
     """A token that was found good, and until when it stays so; ``caller`` is a slot for the engine's own
-    result.
+    result, ``basis`` what it was found good by.
     """
 
-    __slots__ = ("caller", "claims", "expires", "issuer", "key_id", "not_before")
+    __slots__ = ("basis", "caller", "claims", "expires", "issuer", "key_id", "not_before")
 
     def __init__(
         self,
@@ -176,13 +176,19 @@ class Verified:
         key_id: str,
         not_before: float,
         expires: float,
+        basis: "_Basis",
     ) -> None:
+        self.basis = basis
         self.claims = claims
         self.issuer = issuer
         self.key_id = key_id
         self.not_before = not_before
         self.expires = expires
         self.caller: tuple[object, Caller] | None = None
+
+
+_Basis = tuple[Issuer, Mapping[str, Any]]
+"""An issuer without its keys, and one of them."""
 
 
 class TokenVerifier:
@@ -193,10 +199,34 @@ class TokenVerifier:
     """
 
     def __init__(self, issuers: Sequence[Issuer], *, remember: int = MAX_REMEMBERED) -> None:
+        self.issuers = list(issuers)
         self._issuers = {issuer.issuer: _Issuer(issuer) for issuer in issuers}
         self._remember = remember
         self._known: dict[str, Verified] = {}
         self.has_keys = any(issuer.keys for issuer in self._issuers.values())
+
+    @classmethod
+    def following(cls, issuers: Sequence[Issuer], before: "TokenVerifier | None") -> "TokenVerifier":
+        """One for *issuers* that remembers of *before* whatever those still stand for; raises `ValueError`."""
+        if before is None:
+            return cls(issuers)
+        if before.issuers == list(issuers):
+            return before
+        verifier = cls(issuers, remember=before._remember)
+        # Many tokens share a basis: each is compared once.
+        good: dict[int, bool] = {}
+        for text, verified in before._known.items():
+            mark = id(verified.basis)
+            if mark not in good:
+                good[mark] = verifier.stands_for(verified)
+            if good[mark]:
+                verifier._known[text] = verified
+        return verifier
+
+    def stands_for(self, verified: Verified) -> bool:
+        """Whether the issuer and the key by which *verified* was found good are still what they were."""
+        issuer = self._issuers.get(verified.issuer)
+        return issuer is not None and issuer.bases.get(verified.key_id) == verified.basis
 
     def verify_header(self, authorization: str, now: float) -> Verified:
         """Check an ``Authorization`` header's value; *now* in seconds since the epoch. Raises
@@ -254,11 +284,14 @@ class _Issuer:
         self.subject: Literal["user", "module"] = issuer.subject
         self.jws = PyJWS(algorithms=list(issuer.algorithms))
         self.keys: dict[str, jwt.PyJWK] = {}
+        self.bases: dict[str, _Basis] = {}
+        terms = issuer.model_copy(update={"keys": []})
         for jwk in issuer.keys:
             kid, key = _verification_key(jwk, self.algorithms)
             if kid in self.keys:
                 raise ValueError(f"issuer {self.name}: two keys have the kid {kid}")
             self.keys[kid] = key
+            self.bases[kid] = (terms, jwk)
 
     def key_for(self, header: Mapping[str, Any]) -> tuple[str, jwt.PyJWK]:
         refused = _REFUSED_HEADERS.intersection(header)
@@ -286,7 +319,14 @@ class _Issuer:
         if not all(isinstance(name, str) for name in named) or self.audiences.isdisjoint(named):
             raise _invalid("the token is meant for another audience")
         parsed = _user_claims(claims) if self.subject == "user" else _module_claims(claims)
-        return Verified(parsed, issuer=self.name, key_id=key_id, not_before=not_before, expires=expires)
+        return Verified(
+            parsed,
+            issuer=self.name,
+            key_id=key_id,
+            not_before=not_before,
+            expires=expires,
+            basis=self.bases[key_id],
+        )
 
     @staticmethod
     def _times(claims: Mapping[str, Any], now: float) -> tuple[float, float]:

@@ -146,7 +146,7 @@ def _events(status: int) -> Answer:
         # X-Accel-Buffering: nginx would collect them first.
         headers = {"Content-Type": EVENTS, "X-Accel-Buffering": "no"}
         response = web.StreamResponse(status=status, headers=headers)
-        pieces = streams.events(result, context.stopping, context.decision.expires)
+        pieces = streams.events(result, context.stopping, context.decision, context.guard.lasting)
         return await streams.send(context, response, pieces, at_once=True)
 
     return Answer(status, EVENTS, make, streams=True)

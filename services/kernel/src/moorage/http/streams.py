@@ -9,7 +9,8 @@
 
 The next piece is asked for when the client has taken the last. A client that goes away cancels the handler. What
 goes wrong after the head was sent can only break the connection off, so that nobody takes a part for the whole.
-No stream outlives the token that it was asked for with: events end there, everything else is broken off.
+No stream outlives the token that it was asked for with, nor its revocation: events end there, everything else is
+broken off.
 """
 
 import asyncio
@@ -25,7 +26,9 @@ from typing import Any, Final, Protocol, cast
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from moorage.errors import Unauthenticated
+from moorage.errors import AppError, Unauthenticated
+from moorage.guard.engine import Decision
+from moorage.guard.lasting import Lasting
 from moorage.http.request import ClientGone, Context
 
 HEARTBEAT_S: Final = 15.0
@@ -117,7 +120,7 @@ async def send(
             context.begun = response
             context.lift_deadline()
             # Events see to it themselves: their end is none that a client could take for the end of the whole.
-            async with _nothing() if at_once else _while_valid(context.decision.expires):
+            async with _nothing() if at_once else _while_valid(context):
                 await _write(context, response, first)
                 async for piece in pieces:
                     await _write(context, response, piece)
@@ -125,15 +128,25 @@ async def send(
 
 
 @asynccontextmanager
-async def _while_valid(expires: float | None) -> AsyncIterator[None]:
-    """Raise `Unauthenticated` in the middle of what goes on beyond *expires*."""
+async def _while_valid(context: Context) -> AsyncIterator[None]:
+    """Raise in the middle of what goes on beyond the token's expiry, or the end of its decision."""
+    loop, expires = asyncio.get_running_loop(), context.decision.expires
     limit = asyncio.timeout(None if expires is None else _left(expires))
+    ended: list[AppError] = []
+
+    def end(error: AppError) -> None:
+        if not limit.expired():
+            ended.append(error)
+            limit.reschedule(loop.time())
+
     try:
         async with limit:
-            yield
+            with context.guard.lasting.watching(context.decision, end):
+                yield
     except TimeoutError as exc:
         if limit.expired():
-            raise Unauthenticated("The access token has expired.", code="token_expired") from exc
+            expired = Unauthenticated("The access token has expired.", code="token_expired")
+            raise (ended[0] if ended else expired) from exc
         raise
 
 
@@ -192,39 +205,43 @@ async def lines(values: AsyncIterator[Any], encode: Callable[[Any], Awaitable[by
 async def events(
     values: AsyncIterator[ServerSent],
     stopping: asyncio.Event,
-    expires: float | None,
+    decision: Decision,
+    lasting: Lasting,
     heartbeat_s: float = HEARTBEAT_S,
 ) -> Pieces:
     """Each event, and a comment whenever nothing happened for *heartbeat_s*.
 
-    Ends when the process is *stopping*, and when the token *expires* (seconds since the epoch): the client connects
-    again, to another process or with another token, and says what it had last.
+    Ends when the process is *stopping*, when the token expires, and when *decision* no longer holds: the client
+    connects again, to another process or with another token, and says what it had last.
     """
+    ended = asyncio.Event()
 
     def over() -> bool:
-        return stopping.is_set() or _left(expires) <= 0
+        return stopping.is_set() or ended.is_set() or _left(decision.expires) <= 0
 
     async with aclosing(cast("Any", values)):
         waiting: asyncio.Future[ServerSent] | None = None
-        end = asyncio.ensure_future(stopping.wait())
+        ends = {asyncio.ensure_future(stopping.wait()), asyncio.ensure_future(ended.wait())}
         try:
-            while not over():
-                waiting = waiting or asyncio.ensure_future(cast("Any", anext(values)))
-                wait = min(heartbeat_s, _left(expires))
-                await asyncio.wait({waiting, end}, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-                if over() and not waiting.done():
-                    return
-                if not waiting.done():
-                    yield b": still here\n\n"
-                    continue
-                finished, waiting = waiting, None
-                try:
-                    event = finished.result()
-                except StopAsyncIteration:
-                    return
-                yield event.encode()
+            with lasting.watching(decision, lambda _: ended.set()):
+                while not over():
+                    waiting = waiting or asyncio.ensure_future(cast("Any", anext(values)))
+                    wait = min(heartbeat_s, _left(decision.expires))
+                    await asyncio.wait({waiting, *ends}, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                    if over() and not waiting.done():
+                        return
+                    if not waiting.done():
+                        yield b": still here\n\n"
+                        continue
+                    finished, waiting = waiting, None
+                    try:
+                        event = finished.result()
+                    except StopAsyncIteration:
+                        return
+                    yield event.encode()
         finally:
-            end.cancel()
+            for end in ends:
+                end.cancel()
             if waiting is not None:
                 waiting.cancel()
                 await asyncio.wait({waiting})

@@ -9,7 +9,8 @@
 | 1009 | a message was too large |
 | 1011 | of a mistake of ours |
 | 1013 | the client takes its messages too slowly |
-| 3000 | the token has expired |
+| 3000 | the token has expired, or was revoked |
+| 3003 | the caller no longer holds the rule's permission |
 | 4000 + status | the handler raised an `AppError`, such as 4404 |
 """
 
@@ -44,6 +45,8 @@ _MAX_REASON: Final = 120
 GOING_AWAY: Final = 1001
 TOO_SLOW: Final = 1013
 EXPIRED: Final = 3000
+FORBIDDEN: Final = 3003
+"""Both as the registry of RFC 6455 has them: unauthorized, forbidden."""
 
 
 class SocketClosed(ClientGone):
@@ -234,9 +237,14 @@ class Sockets:
         reader = asyncio.create_task(socket.read(self._messages.labels("in").inc))
         writer = asyncio.create_task(socket.write(self._messages.labels("out").inc))
         expiry = _end_when_expired(context, socket)
+
+        def end(error: AppError) -> None:
+            socket.end(code_for(error), error.message)
+
         try:
-            await _run(socket, asyncio.create_task(call(context)))
-            await socket.close()
+            with context.guard.lasting.watching(context.decision, end):
+                await _run(socket, asyncio.create_task(call(context)))
+                await socket.close()
         finally:
             if expiry is not None:
                 expiry.cancel()
@@ -271,6 +279,11 @@ async def _run(socket: WebSocket[Any, Any], handler: "asyncio.Task[object]") -> 
         elif not isinstance(error, SocketClosed):
             socket.end(1011, "internal error")
         raise error
+
+
+def code_for(error: AppError) -> int:
+    """The code with which a WebSocket ends whose caller the guard would now refuse with *error*."""
+    return FORBIDDEN if error.status == 403 else EXPIRED
 
 
 def _end_when_expired(context: Context, socket: WebSocket[Any, Any]) -> asyncio.TimerHandle | None:

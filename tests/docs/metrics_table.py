@@ -21,6 +21,7 @@ ENVIRON = {
     "DATABASE_DSN": "postgresql://nobody:nothing@127.0.0.1:9/nowhere",
     "EVENTS_PUBLISHES": '["notes.note.created"]',
     "TRACING_OTLP_ENDPOINT": "http://127.0.0.1:9",
+    "MOORAGE_POLICY_STREAM": "http://127.0.0.1:9",
 }
 
 

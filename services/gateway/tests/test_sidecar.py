@@ -3,11 +3,14 @@
 import asyncio
 import socket
 
+import aiohttp
+import jwt
 import pytest
 from aiohttp import web
 
 from moorage.config import ConfigError
 from moorage.guard.policy import Rule
+from moorage.testing import PolicyStream
 from moorage_gateway.sidecar.serving import load_settings, running
 
 USER = "3f0c8a52-6f0e-4f0b-9d53-0d7c5b1a2e11"
@@ -289,3 +292,53 @@ async def test_without_the_modules_name_it_does_not_start(policies):
     with pytest.raises(ConfigError, match="MOORAGE_MODULE"):
         async with running(settings):
             pass
+
+
+async def test_a_revoked_session_is_out_and_its_websocket_closed(net, policies):
+    policies.write(*RULES, grants=GRANTS, **CONDITIONS)
+
+    async def upstream(request):
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for _ in socket:
+            pass
+        return socket
+
+    async with PolicyStream(policy_key=policies._signing, heartbeat=1.0) as stream:
+        port = await net.serve(upstream)
+        settings = load_settings(environment(policies, port, **stream.environ))
+        sidecar = Sidecar(await net.start(running(settings)), await net.client())
+        async with asyncio.timeout(30):
+            while (await sidecar.ask("/policy"))[1]["overlay"]["sequence"] is None:  # noqa: ASYNC110 - the state is a server's
+                await asyncio.sleep(0.02)
+        assert "guard_stream_connected 1.0" in (await sidecar.ask("/metrics"))[1]
+        headers = policies.bearer("author")
+        token = jwt.decode(headers["Authorization"].split()[1], options={"verify_signature": False})
+        async with sidecar.client.ws_connect(f"{sidecar.url}/ws", headers=headers) as socket:
+            stream.change(sessions=[token["sid"]])
+            message = await socket.receive(timeout=30)
+            assert (message.type, message.data, message.extra) == (
+                aiohttp.WSMsgType.CLOSE,
+                3000,
+                "The access token was revoked.",
+            )
+        status, body, _ = await sidecar("GET", "/me", headers=headers)
+        assert (status, body["error"]["code"]) == (401, "token_revoked")
+
+
+async def test_without_a_first_sync_it_is_not_ready(net, policies):
+    policies.write(*RULES, grants=GRANTS, **CONDITIONS)
+    async with PolicyStream(policy_key=policies._signing) as stream:
+        stream.refusing = 503
+        settings = load_settings(environment(policies, await net.serve(app), **stream.environ))
+        sidecar = Sidecar(await net.start(running(settings)), await net.client())
+        async with asyncio.timeout(30):
+            while "503" not in str((await sidecar.ask("/policy"))[1]["overlay"]["error"]):  # noqa: ASYNC110 - the state is a server's
+                await asyncio.sleep(0.02)
+        status, body = await sidecar.ask("/ready")
+        assert status == 503
+        assert "sync" in body["checks"]["policy"]["error"]
+        stream.refusing = None
+        async with asyncio.timeout(60):
+            while (await sidecar.ask("/ready"))[0] != 200:  # noqa: ASYNC110 - the state is a server's
+                await asyncio.sleep(0.1)

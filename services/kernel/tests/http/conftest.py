@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 from moorage import Module, Table
 from moorage.database import platform
 from moorage.database.engine import new_engine
-from moorage.testing import ModuleHarness, SchemaDatabase
+from moorage.testing import ModuleHarness, PolicyStream, SchemaDatabase
 
 Serve = Callable[..., Any]
 
@@ -29,6 +29,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
             *,
             permissions: dict[str, str | None] | None = None,
             environ: dict[str, str] | None = None,
+            stream: PolicyStream | None = None,
         ) -> ModuleHarness:
             resources = [
                 _resource("Module", module.name, {"version": "1.0.0", "image": "x:1", "app": "x:y"}),
@@ -39,7 +40,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
                 resources.append(_resource("Permission", code, spec))
             # JSON is YAML.
             (tmp_path / "all.yaml").write_text("\n---\n".join(json.dumps(item) for item in resources))
-            harness = ModuleHarness(tmp_path, module=module, environ=environ)
+            harness = ModuleHarness(tmp_path, module=module, environ=environ, stream=stream)
             return await stack.enter_async_context(harness)
 
         yield start

@@ -1,7 +1,6 @@
 """``moorage sidecar``: the guard before one app, the admin port for both, put together."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from aiohttp import web
 from moorage import logs
 from moorage.config import ConfigError, load
 from moorage.config.settings import Settings
+from moorage.guard import following
 from moorage.guard.engine import Guard
 from moorage.guard.headers import TrustedProxies
 from moorage.health import Health, NotReady
@@ -69,6 +69,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         guard,
         timeout_s=settings.server.write_timeout,
     )
+    stream = following.follow(guard, settings, module=place.module, health=health, metrics=metrics)
     own_ports = (settings.server.port, settings.admin.port)
     tracing = Tracing.of(settings, name=f"{place.module}-sidecar", metrics=metrics)
     async with tracing.opened(), open_clients() as clients:
@@ -83,7 +84,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             metrics,
             tracing.tracer,
         )
-        watching = asyncio.create_task(guard.watch())
+        watching = [asyncio.create_task(guard.watch())]
+        if stream is not None:
+            watching.append(asyncio.create_task(stream(), name=following.NAME))
         try:
             async with serving(
                 proxy,
@@ -95,17 +98,13 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             ) as server:
                 yield server
         finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
 
 
 def _register(health: Health, guard: Guard, probes: AppProbes) -> None:
-    async def policy() -> None:
-        if not guard.ready:
-            raise NotReady(str(guard.status()["error"]))
-
-    health.register("policy", policy)
+    following.register(health, guard)
     health.register("app", probes.ready)
 
 

@@ -11,10 +11,10 @@ from aiohttp import web
 
 from moorage import machine
 from moorage.assembly import Assembly
+from moorage.guard import following
 from moorage.guard.engine import Guard
 from moorage.guard.headers import TrustedProxies
 from moorage.guard.snapshot import CompiledRule
-from moorage.health import NotReady
 from moorage.http.apidocs import ApiDocument
 from moorage.http.binding import Bound, bind
 from moorage.http.body import expect_later
@@ -46,6 +46,11 @@ def create_app(assembly: Assembly) -> web.Application:
         module=assembly.name,
         revision=place.revision or None,
     )
+    stream = following.follow(
+        app[GUARD], settings, module=assembly.name, health=assembly.health, metrics=assembly.metrics
+    )
+    if stream is not None:
+        assembly.background(following.NAME, stream)
     handlers = bind(assembly.module, assembly.providers)
     app.cleanup_ctx.append(_opened)
     app.cleanup_ctx.append(_guarding(handlers))
@@ -87,12 +92,7 @@ def _guarding(handlers: Mapping[str, Bound]) -> Callable[[web.Application], Asyn
         for rule, why in unfit.items():
             log.error("rule without a fitting handler", rule=rule, reason=why)
         guard.bind({rule: bound.loader is not None for rule, bound in handlers.items() if rule not in unfit})
-
-        async def loaded() -> None:
-            if not guard.ready:
-                raise NotReady(str(guard.status()["error"]))
-
-        app[ASSEMBLY].health.register("policy", loaded)
+        following.register(app[ASSEMBLY].health, guard)
         machine.register(app[ASSEMBLY].health)
         watching = asyncio.create_task(guard.watch())
         yield

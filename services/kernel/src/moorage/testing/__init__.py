@@ -11,5 +11,14 @@ from moorage.cli.checking import check
 from moorage.testing.client import Answer, Client
 from moorage.testing.databases import SchemaDatabase, schema_differences
 from moorage.testing.harness import ModuleHarness
+from moorage.testing.policy_stream import PolicyStream
 
-__all__ = ["Answer", "Client", "ModuleHarness", "SchemaDatabase", "check", "schema_differences"]
+__all__ = [
+    "Answer",
+    "Client",
+    "ModuleHarness",
+    "PolicyStream",
+    "SchemaDatabase",
+    "check",
+    "schema_differences",
+]

@@ -32,6 +32,7 @@ from moorage.module import Module
 from moorage.serve import Running, running
 from moorage.testing.client import Client
 from moorage.testing.databases import SchemaDatabase, throwaway_server
+from moorage.testing.policy_stream import PolicyStream
 from moorage_crds.manifests import ManifestSet
 from moorage_crds.manifests import load as load_manifests
 from moorage_crds.problems import errors
@@ -54,6 +55,7 @@ class ModuleHarness:
         module: the module itself, where tests define one; ``None``: what ``spec.app`` names is imported.
         overrides: what handlers and factories get instead, by type, such as ``{Mailer: FakeMailer()}``; what
             would have made it is not called.
+        stream: an open policy stream that the module follows; its policy key signs the module's policy as well.
         beside: another harness, open and with a database: both modules are of one installation and hear each other's
             events.
 
@@ -69,6 +71,7 @@ class ModuleHarness:
         environ: Mapping[str, str] | None = None,
         module: Module | None = None,
         overrides: Mapping[type, object] | None = None,
+        stream: PolicyStream | None = None,
         beside: "ModuleHarness | None" = None,
     ) -> None:
         self.folder = Path(folder)
@@ -79,11 +82,11 @@ class ModuleHarness:
         self._module = module
         self._beside = beside
         self._server_dsn = server_dsn
-        self._environ = dict(environ or {})
+        self._environ = {**(stream.environ if stream is not None else {}), **(environ or {})}
         self._overrides = dict(overrides or {})
         self._stack = AsyncExitStack()
         self._token_key = tokens.new_es256_key()
-        self._policy_key = signing.new_key()
+        self._policy_key = stream.policy_key if stream is not None else signing.new_key()
         self._sequence = 0
         self._policy_dir = Path()
         self._work = Path()

@@ -1,11 +1,14 @@
 """The overlay over a base policy: revocation, role changes, keys, custom roles and wildcards, on every request."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 import jwt
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from moorage.errors import AppError, Unauthenticated, Unavailable
 from moorage.guard import tokens
@@ -137,6 +140,89 @@ def test_modules_are_not_touched_by_what_is_said_of_users(
     decision = guard.decide(facts("POST", "/posts", {"Authorization": f"Bearer {token}"}))
     assert decision.module is not None
     assert decision.module.permissions == {"blog.post.create"}
+
+
+# ---- all together, beside a naive judge
+
+SESSIONS = [UUID(int=n) for n in range(3)]
+CODES = ["blog.post.create", "blog.post.publish", "blog.post.*", "blog.*", "shop.*", "shop.post.create"]
+ROLES = ["author", "editor", "clerk"]
+
+
+class World:
+    """Tokens, keys, and who may do what by the letter of the page."""
+
+    def __init__(self, issuer: Issuer, make: MakeToken, pem: bytes) -> None:
+        self.other = tokens.new_es256_key()
+        self.keys = {"old": dict(tokens.public_jwk(pem)), "new": dict(tokens.public_jwk(self.other))}
+        base = claims_of(make())
+        self.tokens: list[tuple[str, dict[str, Any], str]] = []
+        for user, role, version, key in itertools.product((1, 2), ROLES, (None, 1, 3), ("old", "new")):
+            claims = base | {"sub": str(UUID(int=user)), "roles": [role], "sid": str(SESSIONS[user])}
+            claims |= {} if version is None else {"ver": version}
+            if version is None:
+                del claims["ver"]
+            token = tokens._sign(claims, pem if key == "old" else self.other, "at+jwt")
+            self.tokens.append((token, claims, key))
+
+    def judge(self, over: Overlay, claims: dict[str, Any], key: str) -> str:
+        if over.keys is not None and not over.keys:
+            return "no_keys"
+        if key not in (["old"] if over.keys is None else [n for n, k in self.keys.items() if k in over.keys]):
+            return "invalid_token"
+        user = over.users.get(claims["sub"])
+        if claims["sid"] in over.sessions or (user is not None and user.disabled):
+            return "token_revoked"
+        roles = claims["roles"]
+        if user is not None and user.ver > claims.get("ver", 0):
+            roles = user.roles
+        given = {code for role in roles for code in over.roles.get(role, ())}
+        create = "author" in roles or given & {"blog.post.create", "blog.post.*", "blog.*"}
+        return "create" if create else "forbidden"
+
+
+def overlays() -> st.SearchStrategy[dict[str, Any]]:
+    state = st.fixed_dictionaries(
+        {
+            "ver": st.integers(1, 4),
+            "roles": st.lists(st.sampled_from(ROLES), max_size=2),
+            "disabled": st.booleans(),
+        }
+    )
+    return st.fixed_dictionaries(
+        {
+            "sessions": st.lists(st.sampled_from([str(one) for one in SESSIONS]), unique=True, max_size=2),
+            "users": st.dictionaries(st.sampled_from([str(UUID(int=n)) for n in (1, 2)]), state),
+            "roles": st.dictionaries(
+                st.sampled_from(ROLES), st.lists(st.sampled_from(CODES), max_size=2), max_size=2
+            ),
+            "keys": st.none() | st.lists(st.sampled_from(["old", "new"]), unique=True),
+        }
+    )
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(overlays(), min_size=1, max_size=5), data=st.data())
+def test_whatever_the_overlay_says_the_guard_does_and_nothing_else(
+    make_guard: Callable[..., Guard],
+    make_token: MakeToken,
+    request_of: Callable[..., Any],
+    token_key: bytes,
+    issuer: Issuer,
+    steps: list[dict[str, Any]],
+    data: st.DataObject,
+) -> None:
+    """One guard through several overlays, with tokens that it remembers from those before."""
+    world, guard = World(issuer, make_token, token_key), make_guard()
+    shown = data.draw(st.lists(st.sampled_from(world.tokens), min_size=4, max_size=10))
+    for number, step in enumerate(steps):
+        keys = None if step["keys"] is None else [world.keys[name] for name in step["keys"]]
+        over = overlay(
+            **{**step, "users": {k: UserState(**v) for k, v in step["users"].items()}, "keys": keys}
+        )
+        guard.overlay(over)
+        for token, claims, key in shown:
+            assert outcome(guard, request_of(token)) == world.judge(over, claims, key), (number, claims, key)
 
 
 # ---- keys

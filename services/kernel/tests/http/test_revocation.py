@@ -203,17 +203,22 @@ async def test_one_that_cannot_be_ended_does_not_keep_the_others() -> None:
     def fail(_: object) -> None:
         raise RuntimeError
 
-    lasting = Lasting(Policy)  # type: ignore[arg-type]
+    policy: Any = Policy()
+    lasting = Lasting(lambda: policy)
     decision: Any = Over()
-    decision.policy = Policy()
+    decision.policy = policy
     with (
         lasting.watching(decision, fail),
         lasting.watching(decision, lambda error: ended.append(error.code)),
     ):
         assert len(lasting) == 2
+        policy = Policy()
+        lasting.changed()
         async with asyncio.timeout(SURE_S):
             while not ended:  # noqa: ASYNC110 - the state is a server's
                 await asyncio.sleep(0.01)
         assert len(lasting) == 0
-    assert ended == ["token_revoked"]
+    with lasting.watching(decision, lambda error: ended.append(error.code)):
+        assert len(lasting) == 0, "over before it began"
+    assert ended == ["token_revoked"] * 2
     assert SWEEP_S < 0.5

@@ -41,9 +41,12 @@ class Lasting:
     def watching(self, decision: "Decision", end: End) -> Iterator[None]:
         """For the length of the block, call *end* once when *decision* no longer holds, with what is wrong."""
         mark = object()
-        self._open[mark] = (decision, end)
         # Between the decision and now there may have been a change.
-        self.changed()
+        error = why_over(decision, self._policy())
+        if error is not None:
+            end(error)
+        else:
+            self._open[mark] = (decision, end)
         try:
             yield
         finally:

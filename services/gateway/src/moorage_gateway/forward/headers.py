@@ -11,40 +11,8 @@ from typing import Final
 from multidict import CIMultiDict
 
 from moorage.guard.headers import Headers, is_identity_header
+from moorage.guard.reserved import FORGEABLE, FORGEABLE_PREFIXES, HANDSHAKE, HOP_BY_HOP
 
-# RFC 9110 section 7.6.1, and what only makes sense between two neighbours. `Expect` is the proxy's to answer.
-HOP_BY_HOP: Final = frozenset(
-    {
-        "connection",
-        "expect",
-        "http2-settings",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-# The handshake of a WebSocket is made anew towards the upstream.
-_HANDSHAKE: Final = frozenset(
-    {
-        "sec-websocket-accept",
-        "sec-websocket-extensions",
-        "sec-websocket-key",
-        "sec-websocket-protocol",
-        "sec-websocket-version",
-    }
-)
-# More of what some server or framework takes for the caller's identity, address or path, beyond the guard's
-# own list: a proxy cannot know what its upstream believes.
-_FORGEABLE: Final = frozenset(
-    {"client-ip", "remote-addr", "x-host", "x-http-destinationurl", "x-http-host-override"}
-)
-_FORGEABLE_PREFIXES: Final = ("x-envoy-", "x-ssl-", "x-user-", "x-webauth-")
 # End-to-end fields that a client cannot have dropped by listing them in `Connection` (RFC 9110, 7.6.1).
 _NEVER_OPTIONS: Final = frozenset(
     {"authorization", "content-length", "content-type", "cookie", "host", "origin"}
@@ -63,9 +31,9 @@ def passes_inward(name: str) -> bool:
     return (
         _NAME_CHARACTERS.issuperset(lower)
         and lower not in HOP_BY_HOP
-        and lower not in _HANDSHAKE
-        and lower not in _FORGEABLE
-        and not lower.startswith(_FORGEABLE_PREFIXES)
+        and lower not in HANDSHAKE
+        and lower not in FORGEABLE
+        and not lower.startswith(FORGEABLE_PREFIXES)
         and not is_identity_header(lower)
     )
 
@@ -74,7 +42,7 @@ def passes_inward(name: str) -> bool:
 def passes_outward(name: str) -> bool:
     """Whether a response's field *name* may go on to the client."""
     lower = name.lower()
-    return lower not in HOP_BY_HOP and lower not in _HANDSHAKE
+    return lower not in HOP_BY_HOP and lower not in HANDSHAKE
 
 
 def connection_options(headers: Headers) -> frozenset[str]:

@@ -5,6 +5,8 @@ request::
 
     facts = receive(method, target, headers, peer=…, scheme=…, trusted=…)
     try:
+        if (preflight := guard.preflight(facts)) is not None:
+            …                                     # 204 with preflight.headers
         decision = await guard.admit(facts)       # raises AppError
         if decision.needs_resource:
             guard.authorize(decision, resource=…)  # what the handler's loader returned
@@ -35,6 +37,8 @@ from urllib.parse import quote
 from moorage.errors import AppError, BadRequest, Forbidden, TooLarge, Unauthenticated, Unavailable
 from moorage.guard import headers as names
 from moorage.guard.conditions import Condition
+from moorage.guard.cors import Preflight, answer_preflight, is_preflight
+from moorage.guard.edge import Edge
 from moorage.guard.folder import Loaded, PolicyFolder
 from moorage.guard.headers import Client, Headers, Trace, TrustedProxies
 from moorage.guard.identity import Caller, ModuleCaller, User
@@ -69,6 +73,8 @@ class RequestFacts:
     client: Client
     request_id: str
     trace: Trace
+    edge: Edge | None = None
+    """What the rule that the request has met asks of the answer; set by the guard, refusals included."""
 
 
 def receive(
@@ -342,6 +348,19 @@ class Guard:
 
     # ---- requests
 
+    def preflight(self, facts: RequestFacts) -> Preflight | None:
+        """What to answer if the request is a browser's preflight that the guard answers itself; asked before
+        `admit`.
+
+        Raises:
+            BadRequest: the address cannot be read.
+            Forbidden: ``cors_refused``.
+        """
+        if self._policy is None or not is_preflight(facts.method, facts.headers):
+            return None
+        path = parse_target(facts.target).path
+        return answer_preflight(self._policy.matcher, facts.headers, _host(facts.headers), path)
+
     async def admit(self, facts: RequestFacts) -> Decision:
         """Decide on a request: what a host asks for each. Raises what `decide` does."""
         return self.decide(facts)
@@ -369,6 +388,7 @@ class Guard:
         headers = facts.headers
         target = parse_target(facts.target)
         rule, params = policy.matcher.match(facts.method, _host(headers), target.path)
+        facts.edge = rule.edge
         try:
             if not rule.bound:
                 raise Unavailable(

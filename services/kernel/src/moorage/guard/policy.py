@@ -10,6 +10,9 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from moorage.guard.cors import Cors
+from moorage.guard.transforms import RequestTransform, ResponseTransform
+
 BASE_FILE: Final = "base.json"
 SIGNATURE_FILE: Final = "base.sig"
 TRUST_FILE: Final = "trust.pem"
@@ -62,6 +65,10 @@ class Rule(_Part):
     permission: Code | None = None
     timeout_ms: Annotated[int, Field(gt=0)] | None = None
     max_body: Annotated[int, Field(ge=0, description="bytes")] | None = None
+    cors: Cors | None = None
+    request: RequestTransform | None = None
+    response: ResponseTransform | None = None
+    rewrite: Path | None = None
 
     @model_validator(mode="after")
     def _permission_needs_a_caller(self) -> Self:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Self
 
 from moorage.guard.conditions import Condition, ConditionError, compile_condition
+from moorage.guard.edge import Edge
 from moorage.guard.identity import Caller, ModuleCaller, User
 from moorage.guard.matcher import Matcher, PatternError
 from moorage.guard.policy import BaseDocument, DocumentError, Issuer, Rule
@@ -24,7 +25,18 @@ _NOTHING: Final[frozenset[str]] = frozenset()
 class CompiledRule:
     """A rule with what the hot path needs of it, and how the host has bound it."""
 
-    __slots__ = ("bound", "condition", "hosts", "loader", "methods", "name", "path", "permission", "rule")
+    __slots__ = (
+        "bound",
+        "condition",
+        "edge",
+        "hosts",
+        "loader",
+        "methods",
+        "name",
+        "path",
+        "permission",
+        "rule",
+    )
 
     def __init__(self, rule: Rule, condition: Condition | None) -> None:
         self.rule = rule
@@ -34,6 +46,7 @@ class CompiledRule:
         self.path = rule.path
         self.permission = rule.permission
         self.condition = condition
+        self.edge = Edge.of(rule)
         self.bound = False
         self.loader = False
 
@@ -59,11 +72,11 @@ class Policy:
     def __init__(self, document: BaseDocument, before: Policy | None = None) -> None:
         self.document = document
         self.conditions = _conditions(document)
-        self.rules = [
-            CompiledRule(rule, self.conditions.get(rule.permission) if rule.permission else None)
-            for rule in document.rules
-        ]
         try:
+            self.rules = [
+                CompiledRule(rule, self.conditions.get(rule.permission) if rule.permission else None)
+                for rule in document.rules
+            ]
             self.matcher = Matcher(self.rules)
         except PatternError as exc:
             raise DocumentError(f"rules: {exc}") from None

@@ -117,13 +117,13 @@ class Cors(Resource):
     )
 
     origins: Annotated[list[Origin], Field(max_length=32, min_length=1), Unique()]
-    """Origins such as `https://app.example.com`, compared exactly; `*` for all."""
+    """Origins such as `https://app.example.com`, compared exactly, never `null`; `*` for every page."""
     methods: Annotated[list[Method], Field(max_length=7), Unique()] = Field(default_factory=list)
-    """Methods that may be asked for. Absent: those of the rule."""
+    """Methods of the rule that may be asked for. Absent: all of them."""
     headers: Annotated[list[HeaderName], Field(max_length=32), Unique()] = Field(default_factory=list)
-    """Request headers beyond the safelisted ones."""
+    """Request headers beyond the safelisted ones, `Content-Type`, and `Authorization` where the rule looks at it."""
     expose_headers: Annotated[list[HeaderName], Field(max_length=32), Unique()] = Field(default_factory=list)
-    """Response headers that scripts may read."""
+    """Response headers that scripts may read, besides the safelisted ones and the platform's own."""
     credentials: bool = False
     """Let browsers send cookies and `Authorization`."""
     max_age: Duration | None = None
@@ -194,9 +194,9 @@ class RuleDefaults(Resource):
     max_body: ByteSize | None = None
     """The largest request body. Default: `1Mi`."""
     request: HeaderTransform | None = None
-    """Changes to the request's headers."""
+    """Changes to the request's headers, as module or app see them."""
     response: HeaderTransform | None = None
-    """Changes to the response's headers."""
+    """Changes to the answer's headers; what is set, only below status 400."""
     audit: Literal["none", "failures", "all"] | None = None
     """Which requests are written to the audit record. Default: `none`."""
     retries: Retries | None = None
@@ -215,7 +215,7 @@ class RuleMatch(Resource):
     path: RulePath
     """Below the Route's prefix, by segments: `{name}` captures one, a last `/**` takes the rest."""
     rewrite: RulePath | None = None
-    """The path that the upstream sees; it may use the captures of `path`."""
+    """The whole path that the app sees, made of literals and captures of `path`; not for modules with `app`."""
 
 
 class RouteRule(RuleDefaults, RuleMatch):
@@ -241,6 +241,10 @@ class EffectiveRule:
     permission: str | None
     timeout_ms: int
     max_body_bytes: int
+    cors: Cors | None = None
+    request: HeaderTransform | None = None
+    response: HeaderTransform | None = None
+    rewrite: str | None = None
 
 
 class RouteTarget(Resource):
@@ -296,6 +300,10 @@ class RouteSpec(RuleDefaults, RouteTarget):
             permission=rule.permission or inherited,
             timeout_ms=units.duration_ms(rule.timeout or self.timeout or DEFAULT_TIMEOUT),
             max_body_bytes=units.quantity_bytes(rule.max_body or self.max_body or DEFAULT_MAX_BODY),
+            cors=rule.cors or self.cors,
+            request=rule.request or self.request,
+            response=rule.response or self.response,
+            rewrite=rule.rewrite,
         )
 
 

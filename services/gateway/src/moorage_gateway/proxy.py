@@ -17,8 +17,9 @@ from multidict import CIMultiDict
 from moorage import errors
 from moorage import trace as traces
 from moorage.guard import headers as names
+from moorage.guard.cors import Preflight
 from moorage.guard.engine import Decision, Guard, RequestFacts, receive
-from moorage.http.server import SECURITY_HEADERS, error_response
+from moorage.http.server import HSTS, SECURITY_HEADERS, error_response
 from moorage.metrics import UNMATCHED, Metrics
 from moorage.tracing import NullTracer, Span, Tracer
 from moorage.tracing.http import calling, passed, served, serving
@@ -74,6 +75,7 @@ class Exchange:
     target: Target | None = None
     origin: Origin | None = None
     decision: Decision | None = None
+    preflight: Preflight | None = None
     error: errors.AppError | None = None
     began: float = field(default_factory=time.perf_counter)
 
@@ -82,14 +84,16 @@ class Exchange:
         """Name of the rule that matched, also where it refused; ``None``: none, or the module decides itself."""
         if self.decision is not None:
             return self.decision.name
-        return self.error.rule if self.error is not None else None
+        told = self.preflight or self.error
+        return told.rule if told is not None else None
 
     @property
     def template(self) -> str | None:
         """The rule's path; ``None``: none matched, or the module decides itself."""
         if self.decision is not None:
             return self.decision.route_template
-        return self.error.route if self.error is not None else None
+        told = self.preflight or self.error
+        return told.route if told is not None else None
 
     @property
     def route(self) -> str:
@@ -163,11 +167,21 @@ class Proxy:
             abort(request)
             raise ConnectionResetError("the answer has begun, it can only be broken off")
         response = error_response(exchange.error, exchange.facts.request_id)
-        response.headers.update(SECURITY_HEADERS)
+        self._finish(response, exchange.facts)
         # Nobody is going to read the body; and where the message has two readings there may be another in it.
         if request.can_read_body or exchange.address is None:
             response.force_close()
         return response
+
+    @staticmethod
+    def _finish(response: web.StreamResponse, facts: RequestFacts) -> None:
+        """Put on an answer of the proxy's own what every one has, and what the rule wants of it."""
+        response.headers.update(SECURITY_HEADERS)
+        if facts.client.scheme == "https":
+            response.headers["Strict-Transport-Security"] = HSTS
+        if facts.edge is not None:
+            facts.edge.outward(response.headers, response.status, facts.headers, facts.method)
+        response.headers[names.REQUEST_ID_HEADER] = facts.request_id
 
     def _account(self, exchange: Exchange, status: int, span: Span) -> None:
         """Count and log one request, and say on its span how it went."""
@@ -180,7 +194,7 @@ class Proxy:
             "method": facts.method,
             "path": facts.target.partition("?")[0][:_LOGGED_PATH],  # a query may hold anything
             "module": target.key if target else None,
-            "route": exchange.decision.name if exchange.decision else exchange.error and exchange.error.rule,
+            "route": exchange.rule,
             "status": status,
             "duration_ms": round(took * 1000, 2),
             "client": facts.client.address,
@@ -204,6 +218,9 @@ class Proxy:
         target = exchange.target = self._find(address.host, address.path)
         exchange.origin = origin(request, facts.client, address.host, self.trusted)
         if target.guard is not None:
+            exchange.preflight = target.guard.preflight(facts)
+            if exchange.preflight is not None:
+                return self._answer_preflight(exchange.preflight, request, facts)
             exchange.decision = await target.guard.admit(facts)
         upstream = target.upstream
         if upstream is None:
@@ -217,6 +234,15 @@ class Proxy:
                 raise
             raise _not_up(target) from exc
         target.answered = True
+        return response
+
+    def _answer_preflight(
+        self, preflight: Preflight, request: web.BaseRequest, facts: RequestFacts
+    ) -> web.Response:
+        response = web.Response(status=204, headers=preflight.headers)
+        self._finish(response, facts)
+        if request.can_read_body:
+            response.force_close()  # browsers send none, and nobody is going to read it
         return response
 
     async def _forward(self, exchange: Exchange, hop: Hop) -> web.StreamResponse:
@@ -237,6 +263,9 @@ class Proxy:
         headers = fields.copy_inward(facts.headers, keep_authorization=decision is None)
         if not address.host:
             headers.popall("Host", None)  # an empty one; the upstream's own name stands in
+        edge = facts.edge
+        if edge is not None:
+            edge.inward(headers)  # before what the guard says, which nothing may change
         set_forwarded(headers, exchange.origin)
         if decision is not None:
             headers.update(decision.upstream_headers())
@@ -251,6 +280,9 @@ class Proxy:
             response_headers={names.REQUEST_ID_HEADER: facts.request_id},
             timeout_s=target.timeout_s,
         )
+        if edge is not None and decision is not None:
+            hop.path = edge.target(address.target, decision.params)
+            hop.finish = partial(edge.outward, headers=facts.headers, method=facts.method)
         if decision is not None:
             hop.max_body = decision.rule.max_body
             if decision.rule.timeout_ms is not None:

@@ -1,6 +1,7 @@
 """One HTTP request passed on: bodies stream both ways with back-pressure, nothing is held in memory."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,8 +35,9 @@ class RefusedError(errors.BadGateway):
 class Hop:
     """What was decided for one request: where it goes, with which fields, within which bounds.
 
-    ``path`` is the request's target exactly as it was matched (path and query). ``headers`` are the fields
-    that the upstream gets; ``response_headers`` are set on the answer in place of the upstream's.
+    ``path`` is the request's target (path and query) exactly as it was matched, or as the rule rewrites it.
+    ``headers`` are the fields that the upstream gets; ``finish`` changes those of its answer, whose status it is
+    given, and ``response_headers`` are set there in place of the upstream's.
     ``timeout_s`` bounds the silence until the answer begins; ``max_body`` is in bytes, ``None``: no bound.
     """
 
@@ -45,6 +47,7 @@ class Hop:
     response_headers: dict[str, str]
     timeout_s: float = DEFAULT_TIMEOUT_S
     max_body: int | None = None
+    finish: Callable[["CIMultiDict[str]", int], None] | None = None
 
 
 async def forward(clients: Clients, request: web.BaseRequest, hop: Hop) -> web.StreamResponse:
@@ -120,6 +123,8 @@ async def _start(request: web.BaseRequest, answer: aiohttp.ClientResponse, hop: 
     if answer.status == 101:
         raise errors.BadGateway(reason=f"{hop.upstream.origin} switched protocols unasked")
     headers = fields.copy_outward(answer.headers)
+    if hop.finish is not None:
+        hop.finish(headers, answer.status)
     headers.update(hop.response_headers)
     if coding is not None or answer.status in _BODILESS_STATUSES:
         headers.pop(hdrs.CONTENT_LENGTH, None)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from moorage.guard.conditions import ConditionError, compile_condition
+from moorage.guard.edge_compiler import edge_of, edge_problems
 from moorage.guard.matcher import Matcher, PatternError
 from moorage.guard.policy import BaseDocument, Issuer, PermissionPolicy, Rule
 from moorage_crds.problems import Problem
@@ -53,7 +54,11 @@ def compile_base(
         (route for route in own_routes if route.spec.module == module.metadata.name), key=_name
     )
     own_permissions = sorted(_permissions_of(module, permissions), key=_name)
-    problems = [*_rule_problems(own_routes), *_condition_problems(own_permissions)]
+    problems = [
+        *_rule_problems(own_routes),
+        *edge_problems(module, own_routes),
+        *_condition_problems(own_permissions),
+    ]
     if problems:
         raise CompileError(problems)
     rules = sorted((rule for route in own_routes for _, rule in _rules(route)), key=lambda rule: rule.name)
@@ -95,6 +100,7 @@ def _rules(route: Route) -> Iterator[tuple[str, Rule]]:
                 permission=rule.permission,
                 timeout_ms=rule.timeout_ms,
                 max_body=rule.max_body_bytes,
+                **edge_of(rule),
             ),
         )
 

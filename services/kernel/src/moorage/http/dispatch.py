@@ -14,6 +14,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 from moorage.config.live import Live, Snapshot
 from moorage.errorbus import ErrorBus
 from moorage.errors import AppError, Unavailable
+from moorage.guard.cors import Preflight
 from moorage.guard.engine import Decision, Guard, RequestFacts, receive
 from moorage.guard.headers import TrustedProxies
 from moorage.http.apidocs import ApiDocument
@@ -69,17 +70,19 @@ class Dispatcher:
         bind_contextvars(request_id=facts.request_id)
         with serving(self.tracer, facts) as span:
             decision: Decision | None = None
+            preflight: Preflight | None = None
             error: AppError | None = None
             response: web.StreamResponse
             self.metrics.in_flight.inc()
             try:
                 check_message(request)
-                decision = await self.guard.admit(facts)
-                if decision.user is not None:
-                    bind_contextvars(user_id=str(decision.user.id))
-                    if decision.user.tenant_id is not None:
-                        bind_contextvars(tenant_id=decision.user.tenant_id)
-                response = await self._handle(request, decision)
+                preflight = self.guard.preflight(facts)
+                if preflight is not None:
+                    response = web.Response(status=204, headers=preflight.headers)
+                else:
+                    decision = await self.guard.admit(facts)
+                    _bind_caller(decision)
+                    response = await self._handle(request, decision)
             except ClientGone:
                 response = _broken_off(request) or web.Response()
             except asyncio.CancelledError:
@@ -93,12 +96,12 @@ class Dispatcher:
             finally:
                 self.metrics.in_flight.dec()
             _finish(response, facts)
-            route = decision.route_template if decision is not None else (error and error.route) or UNMATCHED
+            rule, route = _met(decision, preflight, error)
             took = time.perf_counter() - began
             code = error.code if error else None
             served(span, facts, route, response.status, code)
             self.metrics.answered(request.method, route, response.status, took, code, span.trace)
-            _log_access(facts, decision, response, error, took)
+            _log_access(facts, rule, response, error, took)
         return response
 
     async def end(self, _: web.Application) -> None:
@@ -203,6 +206,25 @@ def _peer(request: web.Request) -> str | None:
     return str(peer[0]) if isinstance(peer, tuple) and peer else None
 
 
+def _bind_caller(decision: Decision) -> None:
+    """Name who calls in all that is logged from now on."""
+    user = decision.user
+    if user is not None:
+        bind_contextvars(user_id=str(user.id))
+        if user.tenant_id is not None:
+            bind_contextvars(tenant_id=user.tenant_id)
+
+
+def _met(
+    decision: Decision | None, preflight: Preflight | None, error: AppError | None
+) -> tuple[str | None, str]:
+    """Name and path of the rule that the request has met, as far as it came."""
+    if decision is not None:
+        return decision.name, decision.route_template
+    told = preflight or error
+    return (None, UNMATCHED) if told is None else (told.rule, told.route or UNMATCHED)
+
+
 def _finish(response: web.StreamResponse, facts: RequestFacts) -> None:
     if response.prepared:
         return
@@ -210,12 +232,14 @@ def _finish(response: web.StreamResponse, facts: RequestFacts) -> None:
         response.headers.setdefault(name, value)
     if facts.client.scheme == "https":
         response.headers.setdefault("Strict-Transport-Security", HSTS)
+    if facts.edge is not None:
+        facts.edge.outward(response.headers, response.status, facts.headers, facts.method)
     response.headers["X-Request-ID"] = facts.request_id
 
 
 def _log_access(
     facts: RequestFacts,
-    decision: Decision | None,
+    rule: str | None,
     response: web.StreamResponse,
     error: AppError | None,
     took: float,
@@ -223,7 +247,7 @@ def _log_access(
     fields: dict[str, object] = {
         "method": facts.method,
         "path": facts.target.partition("?")[0][:512],  # a query may hold what is nobody's business
-        "route": decision.name if decision is not None else error and error.rule,
+        "route": rule,
         "status": response.status,
         "duration_ms": round(took * 1000, 2),
         "client": facts.client.address,

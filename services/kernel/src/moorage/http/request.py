@@ -26,7 +26,8 @@ class Request:
     """Facts about the request, for handlers that need more than their parameters.
 
     ``path`` is the normalised path that the guard judged, ``headers`` are without those by which a client
-    could claim an identity, ``client`` is the address that the guard trusts; ``None`` behind a Unix socket.
+    could claim an identity and with what the rule's `request` changes, ``client`` is the address that the guard
+    trusts; ``None`` behind a Unix socket.
     """
 
     method: str
@@ -99,15 +100,23 @@ def parse_query(text: str) -> dict[str, list[str]]:
 def facts(context: Context) -> Request:
     """The handler's view of the request."""
     decision = context.decision
-    headers = context.web.headers
     return Request(
         method=decision.facts.method,
         path=decision.target.path,
         params=decision.params,
         query={name: values[-1] for name, values in context.query.items()},
-        headers=without_identity(headers) if has_identity(headers) else headers,
+        headers=_headers(context),
         client=decision.client.address,
         scheme=decision.client.scheme,
         request_id=decision.request_id,
         trace_id=decision.trace.trace_id,
     )
+
+
+def _headers(context: Context) -> Mapping[str, str]:
+    headers, edge = context.web.headers, context.decision.compiled.edge
+    if edge is None or edge.request is None:
+        return without_identity(headers) if has_identity(headers) else headers
+    changed = without_identity(headers)
+    edge.inward(changed)
+    return changed

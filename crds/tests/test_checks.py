@@ -58,9 +58,6 @@ class TestUnsupported:
         "part",
         [
             {"rateLimit": {"perUser": "5/second"}},
-            {"cors": {"origins": ["*"]}},
-            {"request": {"remove": ["X-A"]}},
-            {"response": {"set": {"X-A": "b"}}},
             {"audit": "all"},
             {"retries": {}},
             {"circuitBreaker": {}},
@@ -72,10 +69,6 @@ class TestUnsupported:
         rules = [{"name": "one", "path": "/"}, {"name": "two", "path": "/a", **part}]
         assert told(checks.unsupported(route(**part))) == [(f"spec.{name}", "NotSupported")]
         assert told(checks.unsupported(route(rules=rules))) == [(f"spec.rules[1].{name}", "NotSupported")]
-
-    def test_of_a_rewrite(self) -> None:
-        rules = [{"name": "one", "path": "/a", "rewrite": "/b"}]
-        assert told(checks.unsupported(route(rules=rules))) == [("spec.rules[0].rewrite", "NotSupported")]
 
     def test_what_is_supported_is_taken(self) -> None:
         whole = module(
@@ -99,7 +92,13 @@ class TestUnsupported:
             sidecar="always",
         )
         rule = {"name": "r", "path": "/", "methods": ["GET"], "permission": "blog.a.b", "timeout": "5s"}
-        its_route = route(hosts=["a.example"], prefix="/b", audit="none", rules=[rule | {"maxBody": 5}])
+        edge: dict[str, Any] = {
+            "cors": {"origins": ["*"]},
+            "request": {"remove": ["X-A"]},
+            "response": {"set": {"X-A": "b"}},
+        }
+        rules = [rule | edge | {"maxBody": 5, "rewrite": "/b"}]
+        its_route = route(hosts=["a.example"], prefix="/b", audit="none", rules=rules, **edge)
         granted = permission(description="d", roles=["a"], modules=[{"name": "shop", "namespace": "x"}])
         assert [p for resource in (whole, its_route, granted) for p in checks.unsupported(resource)] == []
 
@@ -198,6 +197,14 @@ class TestRoutes:
     def test_a_module_without_a_guard_takes_no_route(self) -> None:
         assert told(checks.check_route(route(), [module(sidecar="never")], [])) == [
             ("spec.module", "NotGuarded")
+        ]
+
+    def test_a_path_can_be_rewritten_for_an_upstream_alone(self) -> None:
+        """Handlers of a module with `app` are found by the rule's name."""
+        rewriting = route(rules=[{"name": "a", "path": "/a"}, {"name": "b", "path": "/b", "rewrite": "/c"}])
+        assert checks.check_route(rewriting, [module()], []) == []
+        assert told(checks.check_route(rewriting, [module(app="blog:module")], [])) == [
+            ("spec.rules[1].rewrite", "NotSupported")
         ]
 
     def test_an_undeclared_permission_is_told(self) -> None:

@@ -1,6 +1,7 @@
 """docs/guard.md says what the guard does: every table of it is held to the code."""
 
 import ast
+import contextlib
 import importlib
 import re
 import shlex
@@ -11,19 +12,23 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from multidict import CIMultiDict
 
 from moorage import errors
 from moorage.cli import main
-from moorage.guard import conditions, headers, paths, values
+from moorage.guard import conditions, cors, headers, paths, reserved, values
+from moorage.guard.compiler import compile_base
+from moorage.guard.edge import Edge
 from moorage.guard.engine import Guard, receive
 from moorage.guard.identity import User
+from moorage.guard.matcher import Matcher
 from moorage.guard.policy import MAX_CONDITION, BaseDocument, Issuer, PermissionPolicy, Rule
 from moorage.guard.tokens import issue_user_token, new_es256_key, public_jwk
 from moorage.guard.values import resource_value, user_value
 from moorage_crds.checks import NOT_YET
-from moorage_crds.v1alpha1 import RouteRule
+from moorage_crds.v1alpha1 import Module, Route, RouteRule
 from moorage_crds.v1alpha1.route import RouteSpec
 
 ME = "3f0c8a52-6f0e-4f0b-9d53-0d7c5b1a2e11"
@@ -183,6 +188,82 @@ def test_the_headers_told_to_an_app_are_on_the_page(guard_page) -> None:
     told |= {headers.REQUEST_ID_HEADER, headers.TRACEPARENT_HEADER, "tracestate"}
     assert told | {"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Authorization"} <= named
     assert headers.is_identity_header("X_User.Id")
+
+
+# -- other origins, changed headers, another path
+
+
+def guarding(text: str) -> Guard:
+    """A guard for the Route in *text*."""
+    metadata = {"name": "shop", "namespace": "default"}
+    module = Module.model_validate(
+        {"metadata": metadata, "spec": {"version": "1.0.0", "image": "acme/shop:1"}}
+    )
+    route = Route.model_validate(yaml.safe_load(text))
+    guard = Guard.from_document(compile_base(module, [route], [], issuers=[], sequence=1, issued_at=""))
+    guard.bind_proxy()
+    return guard
+
+
+def test_the_example_of_cors_answers_as_its_table_says(guard_page) -> None:
+    [example] = guard_page.titled("cors")
+    guard = guarding(example.text)
+    orders, prices = "/api/v1/shop/orders", "/api/v1/shop/prices"
+
+    def preflight(origin: str) -> dict[str, str]:
+        sent = CIMultiDict({"Origin": origin, "Access-Control-Request-Method": "POST"})
+        answer = guard.preflight(receive("OPTIONS", orders, sent, peer="192.0.2.1"))
+        assert answer is not None
+        return dict(answer.headers)
+
+    def answered(method: str, path: str, origin: str) -> dict[str, str]:
+        facts = receive(method, path, CIMultiDict(Origin=origin), peer="192.0.2.1")
+        with contextlib.suppress(errors.AppError):  # there are no keys here
+            guard.decide(facts)
+        assert facts.edge is not None
+        answer: CIMultiDict[str] = CIMultiDict()
+        facts.edge.outward(answer, 200, facts.headers, method)
+        return dict(answer)
+
+    app, evil = "https://app.example.com", "https://evil.example"
+    rows = guard_page.table("Pages of other origins")
+    short = {name.replace("Access-Control-Allow", ""): value for name, value in preflight(app).items()}
+    for name in ("-Methods", "-Headers"):
+        assert f"`{name}: {short[name]}`" in rows[0][1]
+    assert f"`-Max-Age: {preflight(app)['Access-Control-Max-Age']}`" in rows[0][1]
+    for origin in (evil, "null"):
+        assert f"`{origin}`" in rows[1][0]
+        with pytest.raises(errors.Forbidden, match="may not") as refused:
+            preflight(origin)
+        assert f"{refused.value.status} `{refused.value.code}`" in rows[1][1]
+    assert answered("POST", orders, app)["Access-Control-Allow-Origin"] == app
+    assert f"`Access-Control-Allow-Origin: {app}`" in rows[2][1]
+    assert answered("GET", orders, evil) == {"Vary": "Origin"}
+    assert answered("GET", prices, evil)["Access-Control-Allow-Origin"] == "*"
+    section = guard_page.section("Pages of other origins")
+    assert ", ".join(f"`{name}`" for name in cors.EXPOSED) in " ".join(section.split())
+
+
+def test_the_example_of_changed_headers_and_what_cannot_be_changed(guard_page) -> None:
+    [example] = guard_page.titled("transforms")
+    assert guarding(example.text).policy is not None
+    section = guard_page.section("Changed headers")
+    *_, refused, in_process = re.split(r"\n- ", section)
+    for name in codes(refused):
+        if name not in ("request", "response"):
+            sample = name.replace("…", "Anything")
+            assert reserved.in_request(sample) or reserved.in_response(sample, removed=True), name
+    assert {name.lower() for name in codes(in_process)} >= reserved.READ_IN_PROCESS
+
+
+def test_rewritten_paths_are_those_of_the_table(guard_page) -> None:
+    rows = [[codes(cell)[0] for cell in row] for row in guard_page.table("Another path behind")]
+    for path, rewrite, asked, arrives in rows:
+        rule = Rule(name="a", path=path, rewrite=rewrite)
+        edge = Edge.of(rule)
+        assert edge is not None
+        _, params = Matcher([rule]).match("GET", "", paths.parse_target(asked.partition("?")[0]).path)
+        assert edge.target(asked, params) == arrives
 
 
 # -- errors and the admin port

@@ -22,13 +22,16 @@ def check_route(
     `routes` are other Routes (it may hold this one too): a module's rules have to differ across all of its
     Routes. Of two that do not, the Route later in the order of (creation, name) is told.
     """
+    modules = tuple(modules)
+    module = next((module for module in modules if module.key == route.module_key), None)
     older = [
         other
         for other in routes
         if other.module_key == route.module_key and other.key != route.key and _order(other) < _order(route)
     ]
     return [
-        *_module(route, tuple(modules)),
+        *_module(route, module, modules),
+        *_rewrites(route, module),
         *_permissions(route, tuple(permissions)),
         *_captures(route),
         *_names(route, older),
@@ -41,9 +44,8 @@ def _order(route: Route) -> tuple[bool, str, str]:
     return (created is None, created.isoformat() if created else "", route.metadata.name)
 
 
-def _module(route: Route, modules: Sequence[Module]) -> Iterator[Problem]:
+def _module(route: Route, module: Module | None, modules: Sequence[Module]) -> Iterator[Problem]:
     namespace = route.metadata.namespace or ""
-    module = next((module for module in modules if module.key == route.module_key), None)
     if module is None:
         near = nearest_name(
             route.spec.module, [module.metadata.name for module in modules if module.key[0] == namespace]
@@ -63,6 +65,21 @@ def _module(route: Route, modules: Sequence[Module]) -> Iterator[Problem]:
             "set `sidecar: auto` in the Module",
             "NotGuarded",
         )
+
+
+def _rewrites(route: Route, module: Module | None) -> Iterator[Problem]:
+    """A rewritten path is for an upstream; a process with the guard in it dispatches by the rule's name."""
+    if module is None or module.spec.app is None:
+        return
+    for index, rule in enumerate(route.spec.rules):
+        if rule.rewrite is not None:
+            yield _problem(
+                route,
+                f"spec.rules[{index}].rewrite",
+                "the handlers of a module with `app` are found by the rule's name, whatever the path is",
+                "remove it",
+                "NotSupported",
+            )
 
 
 def _permissions(route: Route, permissions: Sequence[Permission]) -> Iterator[Problem]:

@@ -288,6 +288,43 @@ def test_a_refused_route_is_neither_in_the_policy_nor_at_the_edge(make: Any) -> 
     assert plan.rule_routes == {"fine": "good"}
 
 
+RULE: dict[str, Any] = {"name": "read", "methods": ["GET"], "path": "/read/{id}"}
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        ({"request": {"set": {"X-Moorage-User": "root"}}}, "spec.rules[0].request.set"),
+        ({"response": {"remove": ["Content-Length"]}}, "spec.rules[0].response.remove"),
+        ({"cors": {"origins": ["https://a.example:99999"]}}, "spec.rules[0].cors.origins"),
+        ({"rewrite": "/other/{name}"}, "spec.rules[0].rewrite"),
+    ],
+)
+def test_what_no_guard_could_do_for_a_rule_refuses_its_route(
+    make: Any, part: dict[str, Any], field: str
+) -> None:
+    plan = make.plan(make.module(app=None), routes=[make.route(rules=[RULE | part])])
+    (found,) = plan.routes["blog"]
+    assert found.message.startswith(f"{field}: ")
+    assert plan.policy.rules == []
+
+
+def test_a_rewrite_is_for_an_app_behind_the_sidecar(make: Any) -> None:
+    routes = [make.route(rules=[RULE | {"rewrite": "/other/{id}"}])]
+    (found,) = make.plan(make.module(app="blog:module"), routes=routes).routes["blog"]
+    assert (found.reason, found.message.partition(":")[0]) == ("NotSupported", "spec.rules[0].rewrite")
+    plan = make.plan(make.module(app=None), routes=routes)
+    assert plan.routes["blog"] == ()
+    assert [rule.rewrite for rule in plan.policy.rules] == ["/other/{id}"]
+
+
+def test_the_edge_passes_every_method_so_that_preflights_reach_the_guard(make: Any) -> None:
+    (found,) = make.plan(routes=[make.route(cors={"origins": ["https://a.example"]})]).of_kind("HTTPRoute")
+    for rule in found["spec"]["rules"]:
+        assert all("method" not in match for match in rule["matches"])
+        assert not {one["type"] for one in rule.get("filters", ())} & {"CORS"}
+
+
 def test_a_condition_that_cannot_be_compiled_refuses_its_permission_alone(make: Any) -> None:
     bad = make.permission("blog.post.delete", condition="resource.a ==")
     plan = make.plan(permissions=[make.permission(), bad])

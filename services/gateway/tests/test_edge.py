@@ -246,3 +246,16 @@ async def test_errors_of_the_proxy_have_every_security_header(edge):
         "GET", "/nothing", headers={"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.1"}
     )
     assert names | {"Strict-Transport-Security"} <= set(answer.headers)
+
+
+async def test_a_module_with_its_own_guard_gets_the_preflight_as_it_came(net, seen):
+    async def module(asked):
+        seen.append(asked)
+        return web.Response(status=204, headers={"Access-Control-Allow-Origin": APP})
+
+    edge = await net.proxy(await net.serve(module))
+    client = await net.client()
+    async with client.options(f"{edge.url}/posts", headers=asking("POST")) as answer:
+        assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (204, APP)
+    (asked,) = seen
+    assert (asked.method, asked.headers["Access-Control-Request-Method"]) == ("OPTIONS", "POST")

@@ -185,7 +185,12 @@ async def test_pages_of_a_declared_origin_may_open_a_websocket(served: ModuleHar
             await socket.send_json({"text": "hi"})
             async with asyncio.timeout(15):
                 assert await socket.receive_json() == {"text": "hi"}
-        for origin in ("null", "https://app.example.com.evil.test"):
+        for origin in (
+            "null",
+            "https://app.example.com.evil.test",
+            "HTTPS://APP.EXAMPLE.COM",
+            "https://a@app.example.com",
+        ):
             with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
                 await session.ws_connect(f"{served.url}/chat", headers={"Origin": origin})
             assert refused.value.status == 403

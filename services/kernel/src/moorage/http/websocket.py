@@ -314,8 +314,8 @@ def check_upgrade(context: Context, options: SocketOptions) -> None:
     edge = context.decision.compiled.edge
     # Not `*` of the rule: a browser sends its cookies along, and `*` is never meant for requests with them.
     declared = edge.cors.origins if edge is not None and edge.cors is not None else ()
-    allowed = {_origin(own), *map(_origin, options.origins), *declared} - {None}
-    if len(given) > 1 or _origin(given[0]) not in allowed:
+    allowed = {_origin(own), *map(_origin, options.origins)} - {None}
+    if len(given) > 1 or (given[0] not in declared and _origin(given[0]) not in allowed):
         raise Forbidden("Pages of this origin may not connect.", code="bad_origin")
 
 

@@ -183,6 +183,15 @@ class Proxy:
             facts.edge.outward(response.headers, response.status, facts.headers, facts.method)
         response.headers[names.REQUEST_ID_HEADER] = facts.request_id
 
+    def _answer_preflight(
+        self, preflight: Preflight, request: web.BaseRequest, facts: RequestFacts
+    ) -> web.Response:
+        response = web.Response(status=204, headers=preflight.headers)
+        self._finish(response, facts)
+        if request.can_read_body:
+            response.force_close()  # browsers send none, and nobody is going to read it
+        return response
+
     def _account(self, exchange: Exchange, status: int, span: Span) -> None:
         """Count and log one request, and say on its span how it went."""
         facts, error, target = exchange.facts, exchange.error, exchange.target
@@ -234,15 +243,6 @@ class Proxy:
                 raise
             raise _not_up(target) from exc
         target.answered = True
-        return response
-
-    def _answer_preflight(
-        self, preflight: Preflight, request: web.BaseRequest, facts: RequestFacts
-    ) -> web.Response:
-        response = web.Response(status=204, headers=preflight.headers)
-        self._finish(response, facts)
-        if request.can_read_body:
-            response.force_close()  # browsers send none, and nobody is going to read it
         return response
 
     async def _forward(self, exchange: Exchange, hop: Hop) -> web.StreamResponse:

@@ -16,7 +16,8 @@ from multidict import CIMultiDict
 
 from moorage.guard.cors import CrossOrigin
 from moorage.guard.headers import Headers
-from moorage.guard.policy import Rule
+from moorage.guard.matcher import PatternError
+from moorage.guard.policy import DocumentError, Rule
 from moorage.guard.rewrite import Rewrite
 from moorage.guard.transforms import Transform
 
@@ -30,12 +31,15 @@ class Edge:
     __slots__ = ("cors", "request", "response", "rewrite")
 
     def __init__(self, rule: Rule) -> None:
-        """Raises `PatternError` for a `rewrite` with what the path does not capture."""
+        """Raises `DocumentError` for a `rewrite` with what the path does not capture."""
         token = rule.auth != "none"
         self.cors = CrossOrigin(rule.cors, rule.methods, token=token) if rule.cors is not None else None
         self.request: Transform | None = rule.request
         self.response: Transform | None = rule.response
-        self.rewrite = Rewrite(rule.rewrite, rule.path) if rule.rewrite is not None else None
+        try:
+            self.rewrite = Rewrite(rule.rewrite, rule.path) if rule.rewrite is not None else None
+        except PatternError as exc:
+            raise DocumentError(f"rules: {exc}") from None
 
     @classmethod
     def of(cls, rule: Rule) -> Self | None:

@@ -72,11 +72,11 @@ class Policy:
     def __init__(self, document: BaseDocument, before: Policy | None = None) -> None:
         self.document = document
         self.conditions = _conditions(document)
+        self.rules = [
+            CompiledRule(rule, self.conditions.get(rule.permission) if rule.permission else None)
+            for rule in document.rules
+        ]
         try:
-            self.rules = [
-                CompiledRule(rule, self.conditions.get(rule.permission) if rule.permission else None)
-                for rule in document.rules
-            ]
             self.matcher = Matcher(self.rules)
         except PatternError as exc:
             raise DocumentError(f"rules: {exc}") from None

@@ -1,4 +1,4 @@
-"""Durations and amounts."""
+"""Durations, amounts and rates."""
 
 import pytest
 from hypothesis import given
@@ -52,3 +52,23 @@ def test_what_is_no_number_of_cpus_is_refused(text: str) -> None:
 def test_parts_of_a_duration_add_up(first: int, unit: str, second: int) -> None:
     whole = units.duration_ms(f"{first}{unit}{second}ms")
     assert whole == units.duration_ms(f"{first}{unit}") + second
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("1/second", (1, 1)),
+        ("100/minute", (100, 60)),
+        ("5/hour", (5, 3600)),
+        ("999999999/day", (999_999_999, 86_400)),
+        ("unlimited", None),
+    ],
+)
+def test_rates_are_a_count_and_seconds(text: str, rate: tuple[int, int] | None) -> None:
+    assert units.rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "0/minute", "100", "1.5/second", "1/week", "100/min", "-1/second"])
+def test_what_is_no_rate_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no rate"):
+        units.rate(text)

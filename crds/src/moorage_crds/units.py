@@ -1,10 +1,12 @@
-"""Durations, byte sizes and CPU amounts: from the text of a manifest to numbers."""
+"""Durations, byte sizes, CPU amounts and rates: from the text of a manifest to numbers."""
 
 import re
 from decimal import Decimal
 
 _DURATION_PART = re.compile(r"([0-9]+)(ms|s|m|h)")
 _MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
+_RATE = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour|day)")
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 _QUANTITY = re.compile(r"([0-9]+(?:[.][0-9]+)?)(k|Ki|M|Mi|G|Gi|T|Ti)?")
 _FACTORS = {
     "": 1,
@@ -57,3 +59,17 @@ def cpu_millis(text: str | int) -> int:
     if str(text).endswith("m"):
         return int(match.group(1))
     return int(Decimal(str(text)) * 1000)
+
+
+def rate(text: str) -> tuple[int, int] | None:
+    """Count and seconds of a rate: ``100/minute`` → (100, 60); ``unlimited`` is ``None``.
+
+    Raises `ValueError` for anything else.
+    """
+    if text == "unlimited":
+        return None
+    match = _RATE.fullmatch(text)
+    if match is None:
+        msg = f"{text!r} is no rate such as 100/minute"
+        raise ValueError(msg)
+    return int(match.group(1)), _SECONDS[match.group(2)]

@@ -10,7 +10,6 @@ import typing
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from moorage import trace as traces
 from moorage.cache.cache import Cache, Compute, Engine
@@ -23,6 +22,7 @@ from moorage.cache.store import Store
 from moorage.cache.values import plain
 from moorage.config.loading import ConfigError
 from moorage.config.settings import Config
+from moorage.config.values import is_redis_url
 from moorage.module import DeclarationError
 from moorage.scope import Scope, current
 
@@ -82,17 +82,9 @@ def _backend(assembly: Assembly) -> str:
     backend = cache.backend
     if backend == "auto":
         backend = "memory" if url is None else "redis"
-    if backend == "redis" and url is not None and not _is_url(url.get_secret_value()):
+    if backend == "redis" and url is not None and not is_redis_url(url.get_secret_value()):
         raise ConfigError("redis.url: not of the form redis://user:password@host:port/database")
     return backend
-
-
-def _is_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("redis", "rediss", "unix") and parts.port != 0 and len(text) > len("unix:///")
-    except ValueError:
-        return False
 
 
 def _memory(assembly: Assembly) -> Store:
@@ -151,8 +143,12 @@ def _hints(function: Callable[..., Any]) -> dict[str, object]:
 
 
 def _all_of(inside: bytes) -> bytes:
-    """The pattern of all keys that begin with *inside*, in which no character is a wildcard."""
-    return b"".join(b"\\" + bytes([byte]) if byte in b"*?[]\\^" else bytes([byte]) for byte in inside) + b"*"
+    """The pattern of the cache's keys that begin with *inside*, in which no character is a wildcard.
+
+    What else a module has in Redis, such as the guard's counts, is none of the cache's.
+    """
+    escaped = b"".join(b"\\" + bytes([byte]) if byte in b"*?[]\\^" else bytes([byte]) for byte in inside)
+    return escaped + b"[vVtT]:*"
 
 
 def asks(compute: Compute[Any]) -> bool:

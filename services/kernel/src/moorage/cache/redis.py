@@ -19,6 +19,33 @@ _TAG_S: Final = 3600.0
 _BATCH: Final = 500
 
 
+def connect(url: str, *, timeout: float, max_connections: int, client_name: str) -> Any:
+    """A client that waits for nothing longer than *timeout* seconds, and tries nothing twice; connects when it is used.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``, with user and password.
+        max_connections: how many there are at most; more callers wait.
+        client_name: what Redis shows in ``CLIENT LIST``.
+
+    Raises:
+        ConfigError: *url* is none; the text does not show it.
+    """
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=max_connections,
+            timeout=timeout,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            # Whoever waits can go on without; and a count must not be sent twice.
+            retry=Retry(NoBackoff(), 0),
+            client_name=client_name,
+        )
+    except (ValueError, TypeError):
+        raise ConfigError("redis.url: not of the form redis://user:password@host:port/database") from None
+    return cast("Any", Redis).from_pool(pool)
+
+
 class RedisStore:
     """The backend.
 
@@ -38,20 +65,7 @@ class RedisStore:
     """Those of them by which it says that it does not want; so it is there."""
 
     def __init__(self, url: str, *, timeout: float, max_connections: int, client_name: str) -> None:
-        try:
-            pool = BlockingConnectionPool.from_url(
-                url,
-                max_connections=max_connections,
-                timeout=timeout,
-                socket_timeout=timeout,
-                socket_connect_timeout=timeout,
-                # Whoever waits can go on without; and a count must not be sent twice.
-                retry=Retry(NoBackoff(), 0),
-                client_name=client_name,
-            )
-        except (ValueError, TypeError):
-            raise ConfigError("redis.url: not of the form redis://user:password@host:port/database") from None
-        self._client = cast("Any", Redis).from_pool(pool)
+        self._client = connect(url, timeout=timeout, max_connections=max_connections, client_name=client_name)
         self._get = self._script(scripts.GET)
         self._set = self._script(scripts.SET)
         self._delete = self._script(scripts.DELETE)

@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated, Final, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 from pydantic.fields import FieldInfo
@@ -52,3 +53,12 @@ def reloads(info: FieldInfo) -> bool:
 def is_duration(info: FieldInfo) -> bool:
     """Whether the field is a `Duration`."""
     return any(isinstance(one, BeforeValidator) and one.func is seconds for one in info.metadata)
+
+
+def is_redis_url(text: str) -> bool:
+    """Whether it is of a form that a client of Redis understands."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("redis", "rediss", "unix") and parts.port != 0 and len(text) > len("unix:///")
+    except ValueError:
+        return False

@@ -57,7 +57,6 @@ class TestUnsupported:
     @pytest.mark.parametrize(
         "part",
         [
-            {"rateLimit": {"perUser": "5/second"}},
             {"audit": "all"},
             {"retries": {}},
             {"circuitBreaker": {}},

@@ -159,7 +159,7 @@ def test_the_base_document_has_the_fields_that_guards_and_authz_read(blog: Modul
     document = blog.policy.model_dump(mode="json")
     assert set(document) == {
         *("v", "kind", "namespace", "module", "sequence", "issued_at", "issuers", "rules", "permissions"),
-        *("grants", "module_grants"),
+        *("grants", "module_grants", "replicas"),
     }
     assert (document["v"], document["kind"], document["namespace"], document["module"]) == (
         1,
@@ -171,7 +171,10 @@ def test_the_base_document_has_the_fields_that_guards_and_authz_read(blog: Modul
     assert create["methods"] == ["POST"]
     assert create["path"] == "/api/v1/blog/posts"
     assert (create["auth"], create["permission"]) == ("required", "blog.post.create")
-    assert set(create) >= {"name", "hosts", "methods", "path", "auth", "permission", "timeout_ms", "max_body"}
+    assert set(create) >= {"name", "hosts", "methods", "path", "auth", "permission", "limits"}
+    assert set(create) >= {"timeout_ms", "max_body"}
+    assert create["limits"]["user"] == {"count": 100, "seconds": 60, "scope": "", "modules": False}
+    assert set(create["limits"]) == {"user", "address", "rule"}
     assert "resource.author_id" in document["permissions"]["blog.post.update"]["condition"]
     assert "blog.post.create" in document["grants"]["author"]
     assert set(policy.Issuer.model_fields) == {"issuer", "audiences", "algorithms", "keys", "subject"}

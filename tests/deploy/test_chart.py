@@ -114,6 +114,28 @@ def test_settings_carry_the_values(template: Template) -> None:
     assert settings.trusted_proxies == ["10.0.0.0/8", "fd00::/8"]
 
 
+@pytest.mark.parametrize(
+    ("said", "per_user", "per_ip"),
+    [
+        ({}, "100/minute", "1000/minute"),
+        ({"rateLimit": {"perUser": "5/second"}}, "5/second", "1000/minute"),
+        ({"rateLimit": {"perIp": None}}, "100/minute", None),
+        ({"rateLimit": {"perUser": "unlimited"}}, "unlimited", "1000/minute"),
+    ],
+)
+def test_a_rate_that_is_null_is_switched_off(
+    template: Template, said: dict[str, Any], per_user: str | None, per_ip: str | None
+) -> None:
+    limits = platform_settings(template({"defaults": said})).defaults.rate_limit
+    assert limits is not None
+    assert (limits.per_user, limits.per_ip) == (per_user, per_ip)
+
+
+def test_limits_may_be_switched_off_altogether(template: Template) -> None:
+    """Helm takes a null value out of the defaults; the operator must not take that for `not said`."""
+    assert platform_settings(template({"defaults": {"rateLimit": None}})).defaults.rate_limit is None
+
+
 def test_defaults_of_the_chart_are_those_of_the_operator(template: Template) -> None:
     rendered = platform_settings(template()).model_dump()
     assert rendered == PlatformSettings().model_dump()

@@ -32,6 +32,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"allow": {"shop": {"host": ["*"]}}}, "'host' not allowed"),
     ({"trustedProxies": ["10.0.0.1"]}, "/trustedProxies/0"),
     ({"defaults": {"migrationTimeout": "10 minutes"}}, "/defaults/migrationTimeout"),
+    ({"defaults": {"rateLimit": {"perUser": "many"}}}, "/defaults/rateLimit/perUser"),
+    ({"defaults": {"rateLimit": {"perRule": "1/second"}}}, "'perRule' not allowed"),
     ({"env": {"POD_NAME": "x"}}, "/env"),
     ({"networkPolicy": {"egressPorts": []}}, "/networkPolicy/egressPorts"),
 ]

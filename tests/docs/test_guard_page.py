@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import importlib
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -18,18 +19,24 @@ from multidict import CIMultiDict
 
 from moorage import errors
 from moorage.cli import main
+from moorage.config.settings import Settings
 from moorage.guard import conditions, cors, headers, paths, reserved, values
 from moorage.guard.compiler import compile_base
 from moorage.guard.edge import Edge
 from moorage.guard.engine import Guard, receive
 from moorage.guard.identity import User
+from moorage.guard.limits.document import Limit, Limits
+from moorage.guard.limits.limiter import BAD_TOKEN_COST, Limiter
+from moorage.guard.limits.memory import MemoryBuckets
 from moorage.guard.matcher import Matcher
 from moorage.guard.policy import MAX_CONDITION, BaseDocument, Issuer, PermissionPolicy, Rule
+from moorage.guard.snapshot import Policy
 from moorage.guard.tokens import issue_user_token, new_es256_key, public_jwk
 from moorage.guard.values import resource_value, user_value
 from moorage_crds.checks import NOT_YET
 from moorage_crds.v1alpha1 import Module, Route, RouteRule
 from moorage_crds.v1alpha1.route import RouteSpec
+from moorage_operator.plan.settings import Defaults
 
 ME = "3f0c8a52-6f0e-4f0b-9d53-0d7c5b1a2e11"
 OTHER = "9b1d1a52-6f0e-4f0b-9d53-0d7c5b1a2e11"
@@ -264,6 +271,77 @@ def test_rewritten_paths_are_those_of_the_table(guard_page) -> None:
         assert edge is not None
         _, params = Matcher([rule]).match("GET", "", paths.parse_target(asked.partition("?")[0]).path)
         assert edge.target(asked, params) == arrives
+
+
+# -- limits
+
+
+def test_the_limits_of_the_example_are_those_of_the_table(guard_page) -> None:
+    (source,) = guard_page.titled("limits")
+    route = Route.model_validate(yaml.safe_load(source.text))
+    module = Module.model_validate(
+        {"metadata": {"name": "shop"}, "spec": {"version": "1.0.0", "image": "acme/shop:1"}}
+    )
+    default = Defaults().routes_rate_limit()
+    document = compile_base(module, [route], [], issuers=(), sequence=1, issued_at="", rate_limit=default)
+    rules = {rule.name: rule.limits for rule in document.rules}
+    rows = guard_page.table("Which rate holds, and what counts together")
+    assert [codes(row[0])[0] for row in rows] == [rule.name for rule in route.spec.rules]
+    for row in rows:
+        limits = rules[codes(row[0])[0]]
+        assert limits is not None
+        for cell, limit in zip(row[1:], (limits.user, limits.address, limits.rule), strict=True):
+            if limit is None:
+                assert cell == "none"
+            else:
+                count, unit = cell.partition(",")[0].split("/")
+                assert (limit.count, limit.seconds) == (
+                    int(count),
+                    {"second": 1, "minute": 60, "hour": 3600}[unit],
+                )
+
+
+def test_the_defaults_and_bounds_of_limits_are_as_the_page_says(guard_page) -> None:
+    default = Defaults().rate_limit
+    assert default is not None
+    text = guard_page.section("Limits")
+    assert f"`{default.per_user}` per user" in text
+    assert f"`{default.per_ip}` per address" in text
+    options = Settings().limits
+    assert f"process {options.bad_tokens} of them in a minute" in text
+    assert f"`limits.timeout` ({options.timeout * 1000:g} ms)" in text
+    assert (BAD_TOKEN_COST, "or as ten if the token was" in text) == (10, True)
+
+
+async def test_a_client_is_told_what_the_page_shows(guard_page) -> None:
+    (answer,) = guard_page.titled("answer")
+    (refused,) = guard_page.titled("refused")
+    limits = Limits(user=Limit(count=5, seconds=60), address=Limit(count=1000, seconds=60))
+    wide = Limits(user=Limit(count=300, seconds=60, scope="route/shop"), address=limits.address)
+    assert fields_of(answer.text) == dict(await _told(wide, 1))
+    with pytest.raises(errors.RateLimited) as told:
+        await _told(limits, 6)
+    shown = fields_of(refused.text)
+    assert shown == dict(told.value.headers)
+    (body,) = [part for part in refused.text.split("\n\n") if part.startswith("{")]
+    error = json.loads(body)["error"]
+    assert error | {"request_id": ""} == errors.error_body(told.value, "")["error"]
+
+
+def fields_of(text: str) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in text.splitlines() if re.match(r"R[A-Za-z-]+: ", line))
+
+
+async def _told(limits: Limits, times: int) -> dict[str, str]:
+    """The fields of the last of so many answers to one user at one time."""
+    rule = Rule(name="list", path="/items", limits=limits)
+    document = BaseDocument(namespace="default", module="shop", sequence=1, issued_at="", rules=[rule])
+    policy = Policy(document)
+    limiter = Limiter(MemoryBuckets(clock=lambda: 0.0))
+    told = {}
+    for _ in range(times):
+        told = dict(await limiter.admit(policy, policy.rules[0], User(id=UUID(ME)), "192.0.2.1"))
+    return told
 
 
 # -- errors and the admin port

@@ -16,6 +16,8 @@ WRONG: list[tuple[str, str]] = [
     ("redis: {url: 'redis://user:secret@host/0'}", "chart value `redis.url`"),
     ("database: {connectionLimit: 0}", "chart value `database.connectionLimit`"),
     ("defaults: {migrationTimeout: soon}", "chart value `defaults.migrationTimeout`"),
+    ("defaults: {rateLimit: {perUser: 5/week}}", "chart value `defaults.rateLimit.perUser`"),
+    ("defaults: {rateLimit: {perRule: 5/second}}", "chart value `defaults.rateLimit.perRule`"),
     ("installation: Not A Name", "chart value `installation`"),
     ("nonsense: 1", "chart value `nonsense`"),
     ("[1, 2]", "must hold a mapping"),

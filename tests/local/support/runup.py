@@ -27,11 +27,14 @@ def moorage(*arguments: str, cwd: Path, timeout_s: float = 60.0) -> subprocess.C
 
 
 class Up:
-    """A running `moorage up`. Leaving the block ends it and everything below it, whatever the test did."""
+    """A running `moorage up`. Leaving the block ends it and everything below it, whatever the test did.
+
+    Without default limits: tests ask again and again until something has changed.
+    """
 
     def __init__(self, *arguments: str, cwd: Path) -> None:
         self.cwd = cwd
-        self._command = [MOORAGE, "up", "--port", "0", *arguments]
+        self._command = [MOORAGE, "up", "--port", "0", "--no-rate-limits", *arguments]
         self._lines: list[str] = []
         self._stdout: list[str] = []
         self._seen: dict[int, psutil.Process] = {}

@@ -48,7 +48,6 @@ NOT_YET: tuple[NotYet, ...] = (
     NotYet(
         "Module", "spec.dependencies[].namespace", "depend on modules of the same namespace", _is_elsewhere
     ),
-    *_for_rules("rateLimit"),
     *_for_rules("retries"),
     *_for_rules("circuitBreaker"),
     NotYet("Route", "spec.audit", "use `audit: none`", lambda value, _: value not in (None, "none")),

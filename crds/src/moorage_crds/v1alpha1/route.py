@@ -93,14 +93,18 @@ RuleName = Annotated[
 
 
 class RateLimit(Resource):
-    """How many requests pass. Absent: the installation's default, which `unlimited` switches off."""
+    """How many requests pass. A field that is absent is the Route's, then the installation's default, which
+    `unlimited` switches off.
+
+    The rules that take a rate from the Route share one count; a rule that says its own has a count of its own.
+    """
 
     per_user: Rate | None = None
-    """For each user or calling module, as in `100/minute`."""
+    """For each user or calling module, as in `100/minute`: so many at once, then one each 0.6 s."""
     per_ip: Rate | None = None
     """For each client address (IPv6 by /64)."""
     per_rule: Rate | None = None
-    """For all callers of the rule together."""
+    """For all callers of the rule together; each rule has a count of its own. Default: none."""
 
 
 class Cors(Resource):

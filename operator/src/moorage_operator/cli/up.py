@@ -38,6 +38,11 @@ import click
     is_flag=True,
     help="Leave out the core services. They do not exist yet, so this changes nothing today.",
 )
+@click.option(
+    "--no-rate-limits",
+    is_flag=True,
+    help="Without the default limits, 100 requests a minute per user and 1000 per address; those of Routes stay.",
+)
 def up(
     folders: tuple[Path, ...],
     *,
@@ -47,6 +52,7 @@ def up(
     verbose: bool,
     state_dir: Path,
     no_core: bool,
+    no_rate_limits: bool,
 ) -> None:
     """Run the modules whose manifests lie in DIR/manifests or DIR.
 
@@ -65,5 +71,6 @@ def up(
         watch=watch,
         machine=output == "json",
         verbose=verbose,
+        rate_limits=not no_rate_limits,
     )
     raise SystemExit(run(options))

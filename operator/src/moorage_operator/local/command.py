@@ -21,6 +21,7 @@ from moorage_operator.local.catalog import Catalog
 from moorage_operator.local.console import Console
 from moorage_operator.local.ports import PortTakenError, require
 from moorage_operator.local.processes import ZygoteLostError
+from moorage_operator.local.runner import SETTINGS, WITHOUT_RATE_LIMITS
 from moorage_operator.local.service import StartError
 from moorage_operator.local.session import Session
 from moorage_operator.local.state import State, StateError
@@ -39,6 +40,8 @@ class Options:
     watch: bool = False
     machine: bool = False
     verbose: bool = False
+    rate_limits: bool = True
+    """Whether the installation's default limits hold; those of Routes do anyway."""
 
 
 class Interruptions:
@@ -84,7 +87,8 @@ def run(options: Options) -> int:
 
 
 async def _run(options: Options, console: Console, state: State, catalog: Catalog, port: int) -> int:
-    return await Run(options, console, state, Session(state, console, port)).run(catalog)
+    settings = SETTINGS if options.rate_limits else WITHOUT_RATE_LIMITS
+    return await Run(options, console, state, Session(state, console, port, settings)).run(catalog)
 
 
 class Run:

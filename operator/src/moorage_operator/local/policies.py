@@ -75,6 +75,7 @@ class Policies:
             issuers=self._issuers,
             sequence=current.sequence + 1 if current is not None else 1,
             issued_at=now,
+            rate_limit=self._settings.defaults.routes_rate_limit(),
         )
         if current is not None and _content(current) == _content(document):
             return None

@@ -23,13 +23,15 @@ from moorage_operator.local.service import Phase, Service, StartError
 from moorage_operator.local.state import State
 from moorage_operator.local.storage import Storage
 from moorage_operator.plan.job import deadline_seconds, migrates
-from moorage_operator.plan.settings import Allowance, PlatformSettings
+from moorage_operator.plan.settings import Allowance, Defaults, PlatformSettings
 
 SETTINGS: Final = PlatformSettings(
     local_tokens=True,
     allow={"*": Allowance(pod_template=True, unguarded=True, bypassable=True, hosts=["*"])},
 )
 """The installation that local mode is: the chart's defaults, and nothing forbidden on one's own machine."""
+WITHOUT_RATE_LIMITS: Final = SETTINGS.model_copy(update={"defaults": Defaults(rate_limit=None)})
+"""The same without default limits, for load and for tests that ask again and again."""
 _OUTPUT_DRAIN_S: Final = 1.0
 _STOP_MIGRATION_S: Final = 5.0
 _POLL_S: Final = 0.05

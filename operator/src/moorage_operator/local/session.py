@@ -24,6 +24,7 @@ from moorage_operator.local.service import Service, StartError
 from moorage_operator.local.state import State
 from moorage_operator.local.storage import Storage
 from moorage_operator.plan.pod import Guarding, guarding
+from moorage_operator.plan.settings import PlatformSettings
 
 _CHECK_S: Final = 1.0
 _REQUEST_TIMEOUT: Final = aiohttp.ClientTimeout(total=5.0)
@@ -56,15 +57,21 @@ class LogView:
 
 
 class Session:
-    """Holds the processes of one `moorage up` together. Make it inside a running event loop."""
+    """Holds the processes of one `moorage up` together. Make it inside a running event loop.
 
-    def __init__(self, state: State, console: Console, gateway_port: int) -> None:
+    Args:
+        settings: the installation that it is.
+    """
+
+    def __init__(
+        self, state: State, console: Console, gateway_port: int, settings: PlatformSettings = SETTINGS
+    ) -> None:
         self.console = console
         self.runners: dict[tuple[str, str], Runner] = {}
         self.view = LogView(console)
         self._gateway_view = LogView(console, self._gateway_decides)
         ports = Ports({gateway_port})
-        policies = Policies(state, SETTINGS)
+        policies = Policies(state, settings)
         self._platform = Platform(
             state=state,
             console=console,

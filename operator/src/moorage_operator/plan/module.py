@@ -68,7 +68,7 @@ def plan_module(
     }
     good_permissions = [one for one in permissions if not permission_refusals[one.metadata.name]]
     route_refusals = _route_refusals(module, routes, good_permissions, world, settings)
-    policy = _compile(module, routes, permissions, route_refusals, permission_refusals, world)
+    policy = _compile(module, routes, permissions, route_refusals, permission_refusals, world, settings)
     good_routes = [route for route in routes if not route_refusals[route.metadata.name]]
     revision, objects, migration = _objects(module, good_routes, world, settings)
     return ModulePlan(
@@ -92,6 +92,7 @@ def _compile(
     route_refusals: dict[str, tuple[Refusal, ...]],
     permission_refusals: dict[str, tuple[Refusal, ...]],
     world: World,
+    settings: PlatformSettings,
 ) -> BaseDocument:
     """The policy of what is good. What the guard's own compiler refuses is noted as refused, and left out."""
     while True:
@@ -99,7 +100,13 @@ def _compile(
         good_permissions = [one for one in permissions if not permission_refusals[one.metadata.name]]
         try:
             return compiler.compile_base(
-                module, good_routes, good_permissions, issuers=list(world.issuers), sequence=0, issued_at=""
+                module,
+                good_routes,
+                good_permissions,
+                issuers=list(world.issuers),
+                sequence=0,
+                issued_at="",
+                rate_limit=settings.defaults.routes_rate_limit(),
             )
         except compiler.CompileError as error:
             routes_told = _tell(route_refusals, good_routes, error.problems)

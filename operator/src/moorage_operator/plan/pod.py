@@ -266,6 +266,8 @@ def _sidecar_variables(module: Module, settings: PlatformSettings) -> dict[str, 
         "ADMIN_PORT": str(container.ADMIN_PORT),
         "UPSTREAM_PORT": str(module.spec.port),
     }
+    if settings.redis.url is not None:
+        result["REDIS_URL"] = settings.redis.url  # where all guards of a module count together
     if probes.liveness is not None:
         result["UPSTREAM_HEALTH_PATH"] = probes.liveness.path
     if probes.readiness is not None:

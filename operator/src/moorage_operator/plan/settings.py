@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from moorage_crds.v1alpha1.base import CpuQuantity, Duration, Namespace, Quantity
+from moorage_crds.v1alpha1.base import CpuQuantity, Duration, Namespace, Quantity, Rate
+from moorage_crds.v1alpha1.route import RateLimit
 
 ANY_NAMESPACE: Final = "*"
 """The key of `allow` that holds for every namespace without an entry of its own."""
@@ -54,7 +55,7 @@ class DatabaseSettings(_Group):
 
 
 class RedisSettings(_Group):
-    """Passed to modules as `REDIS_URL`: their caches."""
+    """Passed to modules and their sidecars as `REDIS_URL`: caches, and the counts of rate limits."""
 
     url: Annotated[str | None, Field(max_length=1024)] = None
 
@@ -175,6 +176,19 @@ def _sidecar_resources() -> ResourceDefaults:
     )
 
 
+class RateLimitDefaults(_Group):
+    """Limits of every rule for which neither it nor its Route says another. They are not for calls of modules."""
+
+    per_user: Rate | None = Field(default=None, description="`None`: no bound.")
+    per_ip: Rate | None = Field(
+        default=None, description="For each client address, IPv6 by /64. `None`: no bound."
+    )
+
+    def as_rate_limit(self) -> RateLimit:
+        """In the form that Routes have it."""
+        return RateLimit(per_user=self.per_user, per_ip=self.per_ip)
+
+
 class Defaults(_Group):
     """What a Module gets where it says nothing."""
 
@@ -186,6 +200,14 @@ class Defaults(_Group):
     pre_stop: Annotated[int, Field(ge=0, le=300)] = Field(
         default=5, description="Seconds a stopping pod still serves, until the edge has forgotten it."
     )
+    rate_limit: RateLimitDefaults | None = Field(
+        default_factory=lambda: RateLimitDefaults(per_user="100/minute", per_ip="1000/minute"),
+        description="How many requests pass. `None`: as many as come, where Routes say nothing.",
+    )
+
+    def routes_rate_limit(self) -> RateLimit | None:
+        """`rate_limit` as the policy compiler takes it."""
+        return None if self.rate_limit is None else self.rate_limit.as_rate_limit()
 
 
 class PlatformSettings(_Group):

@@ -168,6 +168,8 @@ class Proxy:
             raise ConnectionResetError("the answer has begun, it can only be broken off")
         response = error_response(exchange.error, exchange.facts.request_id)
         self._finish(response, exchange.facts)
+        if exchange.decision is not None:
+            response.headers.update(exchange.decision.limit_fields)
         # Nobody is going to read the body; and where the message has two readings there may be another in it.
         if request.can_read_body or exchange.address is None:
             response.force_close()
@@ -285,6 +287,7 @@ class Proxy:
             hop.finish = partial(edge.outward, headers=facts.headers, method=facts.method)
         if decision is not None:
             hop.max_body = decision.rule.max_body
+            hop.response_headers.update(decision.limit_fields)
             if decision.rule.timeout_ms is not None:
                 hop.timeout_s = decision.rule.timeout_ms / 1000
         return hop

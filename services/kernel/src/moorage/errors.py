@@ -151,6 +151,19 @@ class TooLarge(AppError):
         super().__init__(f"The body is larger than {limit} bytes.", details={"limit": limit})
 
 
+class RateLimited(AppError):
+    """429: more requests than a limit lets pass; ``retry_after`` in seconds, rounded up."""
+
+    code, status = "rate_limited", 429
+
+    def __init__(self, limit: str, retry_after: int, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(
+            "There were too many requests. Try again later.",
+            details={"limit": limit, "retry_after": retry_after},
+            headers={**(headers or {}), "Retry-After": str(retry_after)},
+        )
+
+
 class BadGateway(AppError):
     """502: the service behind answered with nonsense or not at all."""
 

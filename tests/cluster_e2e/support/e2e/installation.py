@@ -72,7 +72,8 @@ class Installation:
             "edge": {"kind": "gateway", "gateway": {"name": gateway, "namespace": namespace}},
             "allow": {"*": {"hosts": [f"*.{DOMAIN}"]}},
             "images": {"sidecar": self.images["gateway"]},
-            "defaults": {"preStop": 1, "migrationTimeout": "2m"},
+            # No limits but those of Routes: tests ask again and again until something has changed.
+            "defaults": {"preStop": 1, "migrationTimeout": "2m", "rateLimit": None},
         }
         self.values.write_text(yaml.safe_dump(values | self.extra))
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +11,7 @@ from typing import Any, Final
 import structlog
 
 from moorage.guard.engine import Guard
+from moorage.guard.limits.limiter import Limiter
 from moorage_gateway.forward.http import DEFAULT_TIMEOUT_S
 from moorage_gateway.forward.upstream import Upstream
 from moorage_gateway.gateway.config import ConfigError, GatewayConfig, ModuleEntry, load
@@ -46,10 +47,15 @@ class State:
 
 
 class Modules:
-    """Follows the gateway's file. Raises `ConfigError` if it cannot be used at the start."""
+    """Follows the gateway's file. Raises `ConfigError` if it cannot be used at the start.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        limiter: makes what counts the requests of one module that is guarded here.
+    """
+
+    def __init__(self, path: Path, limiter: Callable[[], Limiter] = Limiter) -> None:
         self._path = path
+        self._limiter = limiter
         self._seen = _fingerprint(path)
         self._state = State(GatewayConfig())
         self.error: str | None = None
@@ -73,7 +79,9 @@ class Modules:
             if said.key in entries:
                 raise ConfigError(f"{self._path}: modules: {said.key} appears twice")
             known = before.get(said.key)
-            entries[said.key] = known if known is not None and known.said == said else _entry(said, known)
+            entries[said.key] = (
+                known if known is not None and known.said == said else _entry(said, known, self._limiter)
+            )
         try:
             table = Table(
                 (entry.said.key, entry.said.hosts, entry.said.prefixes, entry.target)
@@ -140,7 +148,7 @@ class Modules:
         }
 
 
-def _entry(said: ModuleEntry, known: Entry | None) -> Entry:
+def _entry(said: ModuleEntry, known: Entry | None, limiter: Callable[[], Limiter]) -> Entry:
     upstream = Upstream(said.key, said.upstream) if said.upstream is not None else None
     guard = None
     if not said.guarded:
@@ -148,7 +156,9 @@ def _entry(said: ModuleEntry, known: Entry | None) -> Entry:
         if known is not None and known.said.policy_dir == said.policy_dir and known.target.guard is not None:
             guard = known.target.guard  # keeps the policy's sequence and the tokens that were verified
         else:
-            guard = Guard.from_folder(said.policy_dir, namespace=said.namespace, module=said.module)
+            guard = Guard.from_folder(
+                said.policy_dir, namespace=said.namespace, module=said.module, limiter=limiter()
+            )
             guard.bind_proxy()
     target = Target(
         namespace=said.namespace,

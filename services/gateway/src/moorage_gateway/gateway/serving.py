@@ -10,6 +10,7 @@ from moorage import logs
 from moorage.config import load as load_settings
 from moorage.config.settings import Admin, Settings
 from moorage.guard.headers import TrustedProxies
+from moorage.guard.limits.port import in_memory
 from moorage.health import Health
 from moorage.http.admin import create_admin
 from moorage.metrics import Metrics
@@ -21,11 +22,13 @@ from moorage_gateway.server import Drain, Running, serving, until_stopped
 
 
 @asynccontextmanager
-async def running(modules: Modules, settings: Settings) -> AsyncIterator[Running]:
+async def running(
+    modules: Modules, settings: Settings, metrics: Metrics | None = None
+) -> AsyncIterator[Running]:
     """The gateway for the length of the block. Raises `OSError` if it cannot listen."""
     config = modules.config
     health = Health()
-    metrics = Metrics(module="gateway", version=settings.moorage.version, revision=settings.moorage.revision)
+    metrics = metrics or metrics_of(settings)
     tracing = Tracing.of(settings, name="gateway", metrics=metrics)
     async with tracing.opened(), open_clients() as clients:
         trusted = TrustedProxies(config.trusted_proxies)
@@ -48,11 +51,17 @@ async def running(modules: Modules, settings: Settings) -> AsyncIterator[Running
                 await watching
 
 
+def metrics_of(settings: Settings) -> Metrics:
+    """The gateway's metrics, to be made once in a process."""
+    return Metrics(module="gateway", version=settings.moorage.version, revision=settings.moorage.revision)
+
+
 def run(path: Path) -> None:
     """Serve until a signal: the body of ``moorage gateway``. Raises `ConfigError` (both kinds) and `OSError`."""
     import uvloop
 
     settings = load_settings()
-    modules = Modules(path)
+    metrics = metrics_of(settings)
+    modules = Modules(path, lambda: in_memory(settings, metrics))
     logs.configure(settings, service="gateway")
-    uvloop.run(until_stopped(running(modules, settings), Drain.of(settings)))
+    uvloop.run(until_stopped(running(modules, settings, metrics), Drain.of(settings)))

@@ -15,6 +15,7 @@ from moorage.config.settings import Settings
 from moorage.guard import following
 from moorage.guard.engine import Guard
 from moorage.guard.headers import TrustedProxies
+from moorage.guard.limits.port import limiting
 from moorage.health import Health, NotReady
 from moorage.http.admin import create_admin
 from moorage.http.answers import json_response
@@ -52,15 +53,17 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     place, upstream = settings.moorage, upstream_of(settings)
     if not place.module:
         raise ConfigError("MOORAGE_MODULE is not set: the name of the Module whose policy is enforced here")
+    health = Health()
+    metrics = Metrics(module=place.module, version=place.version, revision=place.revision)
+    limits = limiting(settings, place.module, metrics)
     guard = Guard.from_folder(
         Path(place.policy_dir),
         namespace=place.namespace,
         module=place.module,
         revision=place.revision or None,
+        limiter=limits.limiter,
     )
     guard.bind_proxy()
-    health = Health()
-    metrics = Metrics(module=place.module, version=place.version, revision=place.revision)
     origin = f"http://{upstream.host}:{upstream.port}"
     target = Target(
         place.namespace,
@@ -72,7 +75,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     stream = following.follow(guard, settings, module=place.module, health=health, metrics=metrics)
     own_ports = (settings.server.port, settings.admin.port)
     tracing = Tracing.of(settings, name=f"{place.module}-sidecar", metrics=metrics)
-    async with tracing.opened(), open_clients() as clients:
+    now = guard.policy is not None and bool(guard.policy.limits)
+    async with tracing.opened(), limits.opened(health, now=now), open_clients() as clients:
         probes = AppProbes(clients.http, upstream)
         _register(health, guard, probes)
         admin = create_admin(health, metrics, Reporter(guard, own_ports))

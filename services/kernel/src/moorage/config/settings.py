@@ -149,6 +149,27 @@ class Cache(Config):
     )
 
 
+class Limits(Config):
+    """Where the guard counts requests, for the limits that Routes and the installation set."""
+
+    backend: Literal["auto", "memory", "redis"] = Field(
+        "auto", description="auto: Redis where redis.url is set, else memory: each process by itself."
+    )
+    timeout: Duration = Field(
+        0.05, gt=0, description="Longest wait for Redis; then the process counts its share by itself."
+    )
+    max_connections: int = Field(20, ge=1, le=1000, description="Connections to Redis at most, per process.")
+    max_keys: int = Field(
+        20_000, ge=100, description="Users and addresses, of each so many, that are counted in memory."
+    )
+    bad_tokens: int = Field(
+        600,
+        ge=0,
+        description="Bad tokens that one address may show to a process in a minute, before it is answered "
+        "429 unread; 0: any number.",
+    )
+
+
 class Client(Config):
     """Calls to other modules."""
 
@@ -334,6 +355,7 @@ class Settings(BaseModel):
     database: Database = Database()
     redis: Redis = Redis()
     cache: Cache = Cache()
+    limits: Limits = Limits()
     client: Client = Client()
     kafka: Kafka = Kafka()
     events: Events = Events()

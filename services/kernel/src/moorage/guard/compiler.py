@@ -10,10 +10,12 @@ from typing import Final
 
 from moorage.guard.conditions import ConditionError, compile_condition
 from moorage.guard.edge_compiler import edge_of, edge_problems
+from moorage.guard.limits import declared
 from moorage.guard.matcher import Matcher, PatternError
 from moorage.guard.policy import BaseDocument, Issuer, PermissionPolicy, Rule
 from moorage_crds.problems import Problem
 from moorage_crds.v1alpha1 import Module, Permission, Route
+from moorage_crds.v1alpha1.route import RateLimit
 
 DEFAULT_NAMESPACE: Final = "default"
 
@@ -34,6 +36,7 @@ def compile_base(
     issuers: Sequence[Issuer],
     sequence: int,
     issued_at: str,
+    rate_limit: RateLimit | None = None,
 ) -> BaseDocument:
     """Make the document for *module*.
 
@@ -45,6 +48,7 @@ def compile_base(
         issuers: whose tokens count.
         sequence: has to be higher than that of any other document for this module.
         issued_at: RFC 3339; for people, no guard decides by it.
+        rate_limit: the installation's, for what neither a rule nor its Route says; ``None``: no bounds.
 
     Raises:
         CompileError: a rule or condition is not sound.
@@ -57,16 +61,21 @@ def compile_base(
     problems = [
         *_rule_problems(own_routes),
         *edge_problems(module, own_routes),
+        *declared.problems(own_routes),
         *_condition_problems(own_permissions),
     ]
     if problems:
         raise CompileError(problems)
-    rules = sorted((rule for route in own_routes for _, rule in _rules(route)), key=lambda rule: rule.name)
+    rules = sorted(
+        (rule for route in own_routes for _, rule in _rules(route, rate_limit)), key=lambda rule: rule.name
+    )
+    replicas = module.spec.replicas
     return BaseDocument(
         namespace=_namespace(module),
         module=module.metadata.name,
         sequence=sequence,
         issued_at=issued_at,
+        replicas=replicas if replicas is not None and replicas > 1 else None,
         issuers=sorted(issuers, key=lambda issuer: issuer.issuer),
         rules=rules,
         permissions={
@@ -84,7 +93,7 @@ def compile_base(
     )
 
 
-def _rules(route: Route) -> Iterator[tuple[str, Rule]]:
+def _rules(route: Route, rate_limit: RateLimit | None = None) -> Iterator[tuple[str, Rule]]:
     """The route's rules with their field paths, defaults filled in."""
     for index, written in enumerate(route.spec.rules):
         rule = route.spec.effective(written)
@@ -98,6 +107,7 @@ def _rules(route: Route) -> Iterator[tuple[str, Rule]]:
                 path=rule.path,
                 auth=rule.auth,
                 permission=rule.permission,
+                limits=declared.limits(route, written, rate_limit),
                 timeout_ms=rule.timeout_ms,
                 max_body=rule.max_body_bytes,
                 **edge_of(rule),

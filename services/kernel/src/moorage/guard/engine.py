@@ -1,6 +1,6 @@
 """The engine: one request's facts in, a decision or an error out; the same for every host.
 
-The order is that of the design: match rule → token → permission → condition → body limit. A host does, per
+The order is that of the design: match rule → token → limits → permission → condition → body limit. A host does, per
 request::
 
     facts = receive(method, target, headers, peer=…, scheme=…, trusted=…)
@@ -29,7 +29,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -43,6 +43,7 @@ from moorage.guard.folder import Loaded, PolicyFolder
 from moorage.guard.headers import Client, Headers, Trace, TrustedProxies
 from moorage.guard.identity import Caller, ModuleCaller, User
 from moorage.guard.lasting import Lasting
+from moorage.guard.limits.limiter import Limiter
 from moorage.guard.paths import Target, parse_target
 from moorage.guard.policy import BaseDocument, DocumentError, Rule
 from moorage.guard.snapshot import CompiledRule, Policy
@@ -122,6 +123,8 @@ class Decision:
     """When the caller's token expires, in seconds since the epoch; ``None``: there is no token."""
     verified: Verified | None = None
     """The caller's token, for who asks later whether it still counts; ``None``: there is none."""
+    limit_fields: Mapping[str, str] = field(default_factory=dict)
+    """What every answer tells of the caller's limits; a host sets it in place of what the code says."""
 
     @property
     def rule(self) -> Rule:
@@ -193,8 +196,10 @@ class Guard:
         *,
         revision: str | None = None,
         clock: Callable[[], float] = time.time,
+        limiter: Limiter | None = None,
     ) -> None:
         self._folder = folder
+        self._limiter = Limiter() if limiter is None else limiter
         self._revision = revision
         self._clock = clock
         self._policy: Policy | None = None
@@ -214,6 +219,7 @@ class Guard:
         module: str,
         revision: str | None = None,
         clock: Callable[[], float] = time.time,
+        limiter: Limiter | None = None,
     ) -> "Guard":
         """A guard that enforces what *directory* holds, for this module alone.
 
@@ -223,17 +229,23 @@ class Guard:
         Args:
             revision: the module's revision, shown in `status`.
             clock: seconds since the epoch.
+            limiter: counts requests; ``None``: in this process's memory.
         """
-        guard = cls(
-            PolicyFolder(directory, namespace=namespace, module=module), revision=revision, clock=clock
-        )
+        folder = PolicyFolder(directory, namespace=namespace, module=module)
+        guard = cls(folder, revision=revision, clock=clock, limiter=limiter)
         guard.refresh()
         return guard
 
     @classmethod
-    def from_document(cls, document: BaseDocument, *, clock: Callable[[], float] = time.time) -> "Guard":
+    def from_document(
+        cls,
+        document: BaseDocument,
+        *,
+        clock: Callable[[], float] = time.time,
+        limiter: Limiter | None = None,
+    ) -> "Guard":
         """A guard for *document* itself, without folder and signature: for tests. Raises `DocumentError`."""
-        guard = cls(None, clock=clock)
+        guard = cls(None, clock=clock, limiter=limiter)
         guard._switch(Loaded(document, document.canonical()))
         return guard
 
@@ -362,8 +374,26 @@ class Guard:
         return answer_preflight(self._policy.matcher, facts.headers, _host(facts.headers), path)
 
     async def admit(self, facts: RequestFacts) -> Decision:
-        """Decide on a request: what a host asks for each. Raises what `decide` does."""
-        return self.decide(facts)
+        """Decide on a request: what a host asks for each.
+
+        Raises:
+            RateLimited, and what `decide` does
+        """
+        try:
+            decision = self.identify(facts)
+        except Unauthenticated as error:
+            await self._limiter.unauthenticated(self._policy, facts.client.address, error)
+            raise
+        if decision.name in decision.policy.limits:
+            decision.limit_fields = await self._limiter.admit(
+                decision.policy, decision.compiled, decision.caller, facts.client.address
+            )
+        try:
+            self.permit(decision)
+        except AppError as error:
+            error.headers.update(decision.limit_fields)
+            raise
+        return decision
 
     def decide(self, facts: RequestFacts) -> Decision:
         """Decide on a request by what this process knows.
@@ -395,6 +425,10 @@ class Guard:
                     "This part of the service is not there yet.",
                     code="unbound_rule",
                     details={"rule": rule.name},
+                )
+            if rule.rule.auth != "none":
+                self._limiter.before_token(
+                    facts.client.address, headers.getall("Authorization", ()), policy.verifier
                 )
             verified = None if rule.rule.auth == "none" else self._verified(policy, rule, headers)
             caller = policy.caller(verified) if verified is not None else None

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moorage.guard.cors import Cors
+from moorage.guard.limits.document import Limits
 from moorage.guard.transforms import RequestTransform, ResponseTransform
 
 BASE_FILE: Final = "base.json"
@@ -63,6 +64,7 @@ class Rule(_Part):
     path: Path
     auth: Literal["required", "optional", "none"] = "required"
     permission: Code | None = None
+    limits: Limits | None = None
     timeout_ms: Annotated[int, Field(gt=0)] | None = None
     max_body: Annotated[int, Field(ge=0, description="bytes")] | None = None
     cors: Cors | None = None
@@ -92,6 +94,10 @@ class BaseDocument(_Part):
     module: Name
     sequence: Annotated[int, Field(ge=0, le=2**53)]
     issued_at: Annotated[str, Field(max_length=64)]
+    replicas: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """How many processes enforce it, where there are several: limits are divided by it while these cannot count
+    together.
+    """
     issuers: Annotated[list[Issuer], Field(max_length=16)] = Field(default_factory=list)
     rules: Annotated[list[Rule], Field(max_length=4096)] = Field(default_factory=list)
     permissions: Annotated[dict[Code, PermissionPolicy], Field(max_length=4096)] = Field(default_factory=dict)

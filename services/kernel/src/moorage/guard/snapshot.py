@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Self
 from moorage.guard.conditions import Condition, ConditionError, compile_condition
 from moorage.guard.edge import Edge
 from moorage.guard.identity import Caller, ModuleCaller, User
+from moorage.guard.limits.quotas import RuleLimits
 from moorage.guard.matcher import Matcher, PatternError
 from moorage.guard.policy import BaseDocument, DocumentError, Issuer, Rule
 from moorage.guard.tokens import ModuleClaims, TokenVerifier, UserClaims, Verified
@@ -76,6 +77,8 @@ class Policy:
             CompiledRule(rule, self.conditions.get(rule.permission) if rule.permission else None)
             for rule in document.rules
         ]
+        self.limits = {rule.name: RuleLimits(rule.limits) for rule in document.rules if rule.limits}
+        self.replicas = document.replicas or 1
         try:
             self.matcher = Matcher(self.rules)
         except PatternError as exc:

@@ -247,6 +247,10 @@ class TokenVerifier:
         self._known[authorization] = verified
         return verified
 
+    def knows(self, authorization: str) -> bool:
+        """Whether this header's value was found good before, so that checking it again costs next to nothing."""
+        return authorization in self._known
+
     def verify(self, token: str, now: float) -> Verified:
         """Check *token* from scratch; raises `Unauthenticated`, whose ``reason`` (for logs) says what was
         wrong.

@@ -14,6 +14,7 @@ from moorage.assembly import Assembly
 from moorage.guard import following
 from moorage.guard.engine import Guard
 from moorage.guard.headers import TrustedProxies
+from moorage.guard.limits.port import Limiting, limiting
 from moorage.guard.snapshot import CompiledRule
 from moorage.http.apidocs import ApiDocument
 from moorage.http.binding import Bound, bind
@@ -40,11 +41,13 @@ def create_app(assembly: Assembly) -> web.Application:
     place = settings.moorage
     app = web.Application(client_max_size=0)  # bodies are read by us, bounded by the rule
     app[ASSEMBLY] = assembly
+    limits = limiting(settings, assembly.name, assembly.metrics)
     app[GUARD] = Guard.from_folder(
         Path(place.policy_dir),
         namespace=place.namespace,
         module=assembly.name,
         revision=place.revision or None,
+        limiter=limits.limiter,
     )
     stream = following.follow(
         app[GUARD], settings, module=assembly.name, health=assembly.health, metrics=assembly.metrics
@@ -53,6 +56,7 @@ def create_app(assembly: Assembly) -> web.Application:
         assembly.background(following.NAME, stream)
     handlers = bind(assembly.module, assembly.providers)
     app.cleanup_ctx.append(_opened)
+    app.cleanup_ctx.append(_counting(limits))
     app.cleanup_ctx.append(_guarding(handlers))
     guard = app[GUARD]
     store = assembly.get(AnswerStore)  # type: ignore[type-abstract]  # asked for by its protocol
@@ -80,6 +84,17 @@ async def _opened(app: web.Application) -> AsyncIterator[None]:
     """Every port, open."""
     async with app[ASSEMBLY].opened():
         yield
+
+
+def _counting(limits: Limiting) -> Callable[[web.Application], AsyncIterator[None]]:
+    """What the guard counts with, open; connected at once if there is something to count."""
+
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        policy = app[GUARD].policy
+        async with limits.opened(app[ASSEMBLY].health, now=policy is not None and bool(policy.limits)):
+            yield
+
+    return context
 
 
 def _guarding(handlers: Mapping[str, Bound]) -> Callable[[web.Application], AsyncIterator[None]]:

@@ -95,7 +95,7 @@ class Dispatcher:
                     response.force_close()
             finally:
                 self.metrics.in_flight.dec()
-            _finish(response, facts)
+            _finish(response, facts, decision)
             rule, route = _met(decision, preflight, error)
             took = time.perf_counter() - began
             code = error.code if error else None
@@ -148,7 +148,7 @@ class Dispatcher:
             tenant=user.tenant_id if user is not None else None,
             caller=decision.caller,
             deadline=deadline.at,
-            finish=lambda response: _finish(response, decision.facts),
+            finish=lambda response: _finish(response, decision.facts, decision),
             limit=deadline,
             stopping=self.stopping,
             found={ApiDocument: self.api},
@@ -225,9 +225,11 @@ def _met(
     return (None, UNMATCHED) if told is None else (told.rule, told.route or UNMATCHED)
 
 
-def _finish(response: web.StreamResponse, facts: RequestFacts) -> None:
+def _finish(response: web.StreamResponse, facts: RequestFacts, decision: Decision | None) -> None:
     if response.prepared:
         return
+    if decision is not None:
+        response.headers.update(decision.limit_fields)  # in place of what a handler said
     for name, value in SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
     if facts.client.scheme == "https":

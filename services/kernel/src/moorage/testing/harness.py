@@ -47,6 +47,8 @@ E = TypeVar("E", bound=Event)
 class ModuleHarness:
     """Serves the module of a folder for the length of an ``async with`` block.
 
+    Of rate limits those hold that the Routes set; an installation's defaults are not there.
+
     Args:
         folder: holds ``manifests/*.yaml`` with one Module that has ``app``; its ``spec.config`` and ``spec.env`` count.
         server_dsn: a superuser's DSN of a PostgreSQL to make a database on; ``None``: one is started for it.
@@ -235,6 +237,7 @@ class ModuleHarness:
             "MOORAGE_MODULE": place.name,
             "MOORAGE_VERSION": self.resource.spec.version,
             "MOORAGE_POLICY_DIR": str(self._policy_dir),
+            "LIMITS_BAD_TOKENS": "0",  # tests of refusals send many, all from one address
         }
         if self.resource.spec.database is not None:
             self.database = await self._provision()

@@ -1,0 +1,71 @@
+"""Rate limits on their way from chart values and Routes into policies and pods."""
+
+from typing import Any
+
+from moorage_operator.plan.settings import parse_settings
+
+
+def limits(plan: Any, rule: str) -> Any:
+    (found,) = [one for one in plan.policy.rules if one.name == rule]
+    return found.limits
+
+
+def env(container: Any) -> dict[str, Any]:
+    return {entry["name"]: entry.get("value") for entry in container["env"]}
+
+
+def pod(plan: Any) -> Any:
+    (found,) = plan.of_kind("Deployment")
+    return found["spec"]["template"]["spec"]
+
+
+def test_every_rule_has_the_installations_limits(make: Any) -> None:
+    found = limits(make.plan(), "list")
+    assert (found.user.count, found.user.seconds, found.user.scope) == (100, 60, "")
+    assert (found.address.count, found.address.seconds) == (1000, 60)
+    assert found.rule is None
+
+
+def test_a_route_says_otherwise_and_is_accepted(make: Any) -> None:
+    route = make.route(rateLimit={"perUser": "7/second", "perIp": "unlimited"})
+    plan = make.plan(routes=[route])
+    assert plan.routes["blog"] == ()
+    found = limits(plan, "read")
+    assert (found.user.count, found.user.seconds, found.user.scope) == (7, 1, "route/blog")
+    assert found.address is None
+
+
+def test_null_switches_the_defaults_off(make: Any) -> None:
+    make.settings = parse_settings("defaults: {rateLimit: null}")
+    assert {rule.limits for rule in make.plan().policy.rules} == {None}
+
+
+def test_a_changed_limit_changes_the_policy_and_not_the_pods(make: Any) -> None:
+    before = make.plan()
+    make.settings = make.settings.model_copy(
+        update={"defaults": make.settings.defaults.model_copy(update={"rate_limit": None})}
+    )
+    after = make.plan()
+    assert before.policy != after.policy
+    assert before.revision == after.revision
+
+
+def test_the_policy_says_among_how_many_a_limit_is_divided(make: Any) -> None:
+    assert make.plan(make.module(replicas=3)).policy.replicas == 3
+    assert make.plan().policy.replicas is None
+
+
+def test_a_limit_that_could_never_hold_anybody_off_is_refused(make: Any) -> None:
+    rule = {"name": "list", "path": "/posts", "auth": "none", "rateLimit": {"perUser": "1/second"}}
+    plan = make.plan(routes=[make.route(rules=[rule])])
+    (refusal,) = plan.routes["blog"]
+    assert "spec.rules[0].rateLimit.perUser" in refusal.message
+    assert plan.policy.rules == []
+
+
+def test_guards_in_process_and_in_sidecars_count_in_the_installations_redis(make: Any) -> None:
+    assert "REDIS_URL" not in env(pod(make.plan(make.module(app=None)))["initContainers"][0])
+    make.settings = parse_settings("redis: {url: 'redis://redis.infra:6379/0'}")
+    (app,) = pod(make.plan())["containers"]
+    (sidecar,) = pod(make.plan(make.module(app=None)))["initContainers"]
+    assert env(app)["REDIS_URL"] == env(sidecar)["REDIS_URL"] == "redis://redis.infra:6379/0"

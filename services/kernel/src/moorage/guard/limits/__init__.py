@@ -1,0 +1,1 @@
+"""How many requests pass: counted in this process's memory, or in Redis for all processes of a module."""

@@ -208,7 +208,7 @@ async def test_three_guards_under_full_load_let_pass_what_the_limit_says_within_
     processes: Open,
 ) -> None:
     """At the end all that has come back is used up, so that a slow machine changes nothing."""
-    rate, seconds = 100, 2.0
+    rate, seconds = 50, 2.0
     rule = Rule(
         name="r", path="/", auth="none", limits=Limits(rule=Limit(count=rate, seconds=1, scope="rule/r"))
     )

@@ -8,7 +8,7 @@ import pytest
 
 from moorage_operator.local import catalog, edge
 from moorage_operator.local.policies import Policies
-from moorage_operator.local.runner import SETTINGS
+from moorage_operator.local.runner import SETTINGS, WITHOUT_RATE_LIMITS
 from moorage_operator.local.state import State
 
 Write = Callable[..., Path]
@@ -152,5 +152,13 @@ def test_a_policy_is_written_with_a_rising_sequence_and_only_when_it_changed(
     assert document is not None
     assert [rule.path for rule in document.rules] == ["/api/posts/{id}"]
     assert document.issuers[0].audiences == [SETTINGS.installation]
+    (limits,) = [rule.limits for rule in document.rules]
+    assert limits is not None, "the installation's, as on a cluster"
+    assert limits.user is not None
+    assert limits.user.count == 100
+    assert Policies(state, WITHOUT_RATE_LIMITS).write(changed) == 3
+    unbounded = policies.read(changed)
+    assert unbounded is not None
+    assert [rule.limits for rule in unbounded.rules] == [None]
     for key in (state.policy_key, state.token_key):
         assert key.stat().st_mode & 0o777 == 0o600

@@ -69,13 +69,12 @@ def compile_base(
     rules = sorted(
         (rule for route in own_routes for _, rule in _rules(route, rate_limit)), key=lambda rule: rule.name
     )
-    replicas = module.spec.replicas
     return BaseDocument(
         namespace=_namespace(module),
         module=module.metadata.name,
         sequence=sequence,
         issued_at=issued_at,
-        replicas=replicas if replicas is not None and replicas > 1 else None,
+        replicas=declared.replicas(module, rules),
         issuers=sorted(issuers, key=lambda issuer: issuer.issuer),
         rules=rules,
         permissions={

@@ -80,7 +80,8 @@ def test_unlimited_everything_is_no_limits_at_all() -> None:
 def test_the_document_says_among_how_many_processes_limits_are_divided(
     replicas: int | None, said: int | None
 ) -> None:
-    assert compiled(LIST, replicas=replicas).replicas == said
+    assert compiled(LIST, replicas=replicas, rate_limit=DEFAULT).replicas == said
+    assert compiled(LIST, replicas=replicas).replicas is None, "there is nothing to divide"
 
 
 def test_a_limit_that_could_never_hold_anybody_off_is_refused() -> None:

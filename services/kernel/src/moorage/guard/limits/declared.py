@@ -4,9 +4,10 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from moorage.guard.limits.document import Limit, Limits
+from moorage.guard.policy import Rule
 from moorage_crds.problems import Problem
 from moorage_crds.rates import EffectiveRate, effective_rates
-from moorage_crds.v1alpha1 import Route, RouteRule
+from moorage_crds.v1alpha1 import Module, Route, RouteRule
 from moorage_crds.v1alpha1.route import RateLimit
 
 _UNLIMITED: Final = "unlimited"
@@ -35,6 +36,15 @@ def limits(route: Route, rule: RouteRule, installation: RateLimit | None) -> Lim
     if user is address is together is None:
         return None
     return Limits(user=user, address=address, rule=together)
+
+
+def replicas(module: Module, rules: Iterable[Rule]) -> int | None:
+    """Among how many processes limits may have to be divided; ``None``: one, or there is nothing to divide.
+
+    What does not need saying is left out: a guard that is older than the field takes the document then.
+    """
+    several = module.spec.replicas if (module.spec.replicas or 1) > 1 else None
+    return several if any(rule.limits is not None for rule in rules) else None
 
 
 def problems(routes: Iterable[Route]) -> Iterator[Problem]:

@@ -98,8 +98,9 @@ class SharedBuckets:
             self._recovery.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._recovery
-        if self._store is not None:
-            await self._store.close()
+        store, self._store = self._store, None  # or a last look at readiness would connect anew
+        if store is not None:
+            await store.close()
 
     def _failed(self, exc: Exception) -> None:
         self._note(exc)

@@ -1,13 +1,15 @@
 """Messages that somebody made to do harm: each ends as a dead letter, and what comes behind it is handled."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from pydantic import Field
 from sqlalchemy import text
 
-from moorage import Db, Event, EventInfo, Module
+from moorage import Db, Event, EventInfo, Module, Reject
 from moorage.events.bus import Message
 from rigs.events import Site, until
 
@@ -40,6 +42,24 @@ class Strict(Event, type=TYPE, key="id"):
     def model_post_init(self, _: Any) -> None:
         if self.id == "boom":
             raise KeyError("a mistake")
+
+
+class Sent(Event, type=f"{TOPIC}.sent", key="id"):
+    id: str
+    country: str = ""
+    counts: dict[str, int] = Field(default_factory=dict)
+
+
+class SentBefore(Event, type=f"{TOPIC}.sent", key="id"):
+    """What it was before ``counts`` became numbers."""
+
+    id: str
+    counts: dict[str, str] = Field(default_factory=dict)
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even this")
 
 
 def module(event: type[Event] = Changed) -> Module:
@@ -124,6 +144,106 @@ async def test_an_event_class_that_raises_stops_no_partition(site: Site) -> None
     ]
 
 
+FAILURES: dict[str, tuple[dict[str, Any], Callable[[str], Exception], str]] = {
+    "a rejection that quotes a NUL": (
+        {"country": "x\0"},
+        lambda country: Reject(f"we do not ship to {country}"),
+        "rejected: we do not ship to x\\x00",
+    ),
+    "an error that quotes a surrogate": (
+        {"country": "x"},
+        lambda country: ValueError(f"no such file: {country}\udcff"),
+        "ValueError: no such file: x\\udcff",
+    ),
+    "an error that cannot be shown": (
+        {"country": "x"},
+        lambda _: Unspeakable(),
+        "Unspeakable: (it cannot be shown)",
+    ),
+    "data that its class refuses by name": (
+        {"counts": {"x\0": "no"}},
+        lambda _: AssertionError("never called"),
+        "its data is no Sent: counts.x\\x00: Input should be a valid integer, unable to parse string as an integer",
+    ),
+}
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("settled", [False, True])
+async def test_what_an_error_quotes_stops_neither_partition_nor_key(
+    site: Site, failure: str, settled: bool, retries: int
+) -> None:
+    """*settled*: the process has handled an event of the partition before."""
+    data, failing, why = FAILURES[failure]
+    made = module()
+
+    @made.on(Sent)
+    async def send(event: Sent) -> None:
+        raise failing(event.country)
+
+    subscribes = [{"type": one, "retries": retries} for one in made.reactions]
+    await site.start(made, [TYPE], EVENTS_SUBSCRIBES=json.dumps(subscribes))
+    if settled:
+        site.bus.append([message(data={"id": "before"})])
+        await until(lambda: _is(site, "before"))
+    # On one partition, as their key on the bus is one; the event's own keys differ.
+    site.bus.append(
+        [
+            message(type=f"{TOPIC}.sent", partitionkey="bad", data={"id": "bad", **data}),
+            message(data={"id": "after"}),
+            message(partitionkey="other", data={"id": "other"}),
+            message(partitionkey="bad", data={"id": "same key"}),
+        ]
+    )
+    await until(lambda: _are(site, {"after", "other", "same key"}))
+    await until(lambda: _states(site, {"done": 3 + settled, "dead": 1}))
+    assert await site.query("SELECT reason FROM moorage_inbox WHERE state = 'dead'") == [why]
+    await until(lambda: sum(site.bus.positions.values()) == 4 + settled)
+
+
+async def test_a_parked_event_that_cannot_be_read_any_more_gives_its_key_free(site: Site) -> None:
+    older, newer = module(), module()
+
+    @older.on(SentBefore)
+    async def fail(_: SentBefore) -> None:
+        raise RuntimeError("later")
+
+    @newer.on(Sent)
+    async def send(_: Sent) -> None:
+        raise AssertionError("never called")
+
+    process = await site.start(older, [TYPE], EVENTS_FIRST_RETRY="1h", EVENTS_LONGEST_RETRY="1h")
+    site.bus.append([message(type=f"{TOPIC}.sent", data={"id": "bad", "counts": {"x\0": "no"}})])
+    await until(lambda: _states(site, {"retry": 1}))
+    await process.stop()
+    site.bus.append([message(data={"id": "behind"})])
+    await site.start(newer, [TYPE])
+    await until(lambda: _states(site, {"retry": 2}))
+    await site.execute("UPDATE moorage_inbox SET next_at = now() WHERE next_at IS NOT NULL")
+    await until(lambda: _is(site, "behind"))
+    (why,) = await site.query("SELECT reason FROM moorage_inbox WHERE state = 'dead'")
+    assert why.startswith("its data is no Sent: counts.x\\x00: ")
+
+
+async def test_a_reason_that_is_refused_all_the_same_is_replaced(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = module()
+
+    @made.on(Sent)
+    async def send(_: Sent) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("moorage.events.lane.reason", lambda _: "\0")
+    await site.start(made, [TYPE], EVENTS_FIRST_RETRY="1h", EVENTS_LONGEST_RETRY="1h")
+    site.bus.append([message(type=f"{TOPIC}.sent", partitionkey="bad"), message(data={"id": "after"})])
+    await until(lambda: _is(site, "after"))
+    assert await site.query("SELECT state, reason FROM moorage_inbox WHERE key = 'bad'") == [
+        ("retry", "it failed, and the reason cannot be stored")
+    ]
+
+
 async def test_a_type_comes_from_its_own_topic_alone(site: Site) -> None:
     """Who may publish one topic must not speak for the owner of another."""
     await site.start(module(), [TYPE])
@@ -157,6 +277,10 @@ async def test_a_handler_that_ends_the_transaction_undoes_and_repeats_nothing_of
     site.bus.append([message(data={"id": "before"}), bad, message(data={"id": "after"})])
     await until(lambda: _states(site, {"done": 2, "retry": 1}))
     assert sorted(await _handled(site)) == ["after", "before"]
+
+
+async def _are(site: Site, keys: set[str]) -> bool:
+    return keys <= set(await _handled(site))
 
 
 async def _is(site: Site, key: str) -> bool:

@@ -19,6 +19,7 @@ from moorage.events.binding import Bound
 from moorage.events.bus import Delivery
 from moorage.events.cloudevents import LARGEST_READ, Envelope, Undecodable, decode, read
 from moorage.events.event import LONGEST_KEY, Event, EventInfo, topic_of
+from moorage.events.inbox import storable
 from moorage.events.meters import Meters
 from moorage.scope import Scope
 from moorage.tracing import Span, Tracer
@@ -54,7 +55,7 @@ class Item:
     @property
     def text(self) -> str:
         """The body, as a table can keep it."""
-        return self.body[:LARGEST_READ].decode("utf-8", "backslashreplace").replace("\0", "\\x00")
+        return storable(self.body[:LARGEST_READ].decode("utf-8", "backslashreplace"))
 
 
 @dataclass
@@ -88,12 +89,12 @@ class Handling:
         try:
             envelope = decode(body)
         except Undecodable as exc:
-            name, key = f"{topic}/{partition}/{position}", _storable(delivery.key)
+            name, key = f"{topic}/{partition}/{position}", storable(delivery.key, LONGEST_KEY)
             return Item(UNREADABLE, name, "", *place, key, body, problem=f"it is no CloudEvent: {exc}")
         bound = self.bound.get(envelope.type)
         if bound is None:
             return None
-        key, event, problem = envelope.key or _storable(delivery.key), None, ""
+        key, event, problem = envelope.key or storable(delivery.key, LONGEST_KEY), None, ""
         if topic_of(envelope.type) != topic:
             # Else whoever may publish any topic that we read could speak for the owners of all others.
             problem = f"its type {envelope.type} does not belong to the topic {topic}"
@@ -167,11 +168,6 @@ class Handling:
             links=() if envelope.trace is None else (envelope.trace,),
             attributes={"messaging.operation.type": "process", "messaging.message.id": envelope.id},
         )
-
-
-def _storable(key: str) -> str:
-    """A key of the bus's own, as a table and its index can keep it; Kafka's are any bytes."""
-    return key.replace("\0", "\\x00")[:LONGEST_KEY]
 
 
 _SAVEPOINT: Final = (

@@ -15,6 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from moorage.events.bus import Partition
 
+LONGEST_REASON: Final = 500
+
 State = Literal["done", "retry", "dead"]
 
 # Two statements: what the second one sees is decided when it begins, which must be after the lock.
@@ -84,6 +86,14 @@ class Known:
     """Those that came before."""
     parked: frozenset[Key]
     """Those with events that wait to be handled again."""
+
+
+def storable(text: str, longest: int | None = None) -> str:
+    """*text* as a table can keep it: PostgreSQL's texts hold neither NUL nor surrogates. At most *longest* characters.
+
+    For all that comes from elsewhere, be it quoted in an error: a row that is refused would stop its partition.
+    """
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")[:longest]
 
 
 async def lock(

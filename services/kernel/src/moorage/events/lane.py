@@ -15,7 +15,7 @@ his connection), then finds everything in the inbox.
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -31,7 +31,7 @@ from moorage.events.meters import Outcome
 
 log = structlog.get_logger("moorage.events")
 
-_LONGEST_REASON: Final = 500
+_NO_REASON: Final = "it failed, and the reason cannot be stored"
 _IDLE_MARGIN: Final = 5.0
 """Seconds between the end of a handler's time and that of the patience with its connection."""
 _DEATHS: Final = 2
@@ -76,13 +76,15 @@ class Rules:
 
 
 def reason(cause: BaseException) -> str:
-    """What is kept of an error: its type and first line."""
-    said = (str(cause).splitlines() or [""])[0]
-    if isinstance(cause, Reject):
-        return f"rejected: {said}"[:_LONGEST_REASON]
+    """What is kept of an error: its type and first line, which may quote what came from anywhere."""
+    try:
+        said = (str(cause).splitlines() or [""])[0]
+    except Exception:  # noqa: BLE001 - somebody's __str__; the partition must not stand still for it
+        said = "(it cannot be shown)"
     if isinstance(cause, TimeoutError) and not said:
         said = "the handler took too long"
-    return f"{type(cause).__name__}: {said}"[:_LONGEST_REASON].replace("\0", "")
+    kind = "rejected" if isinstance(cause, Reject) else type(cause).__name__
+    return inbox.storable(f"{kind}: {said}", inbox.LONGEST_REASON)
 
 
 @dataclass
@@ -242,14 +244,27 @@ class Lanes:
         """Note that *item* failed once: to be tried again, or given up if it may be."""
         rules = self._work.rules.get(item.type, Rules())
         state, outcome = rules.verdict(1, cause) if give_up else ("retry", "parked")
+        pause = rules.pause(1) if state == "retry" else None
+        row = _row(item, state, attempts=1, pause=pause, reason=reason(cause))
+        try:
+            new = await self._add(item, row)
+        except (Unavailable, Timeout):
+            raise
+        except Exception as exc:  # noqa: BLE001 - whatever is wrong with it: the partition must not stand still for it
+            fields = {"event_type": item.type, "event_id": item.id, "reason": f"{type(exc).__name__}: {exc}"}
+            log.error("the reason of a failure cannot be stored", **fields)
+            new = await self._add(item, replace(row, reason=_NO_REASON))
+        if new:
+            self._work.report(item, cause, outcome, 1)
+            self._work.parked()
+
+    async def _add(self, item: Item, row: Row) -> bool:
+        """Note *row* of *item*; returns False if it is known by now."""
         async with self._work.handling.pool.unit() as db:
             if (await self._begin(db, [item])).events:
-                return
-            pause = rules.pause(1) if state == "retry" else None
-            row = _row(item, state, attempts=1, pause=pause, reason=reason(cause))
+                return False
             await inbox.add(await db.session.connection(), [row])
-        self._work.report(item, cause, outcome, 1)
-        self._work.parked()
+        return True
 
     async def _promote(self, keys: set[inbox.Key]) -> None:
         async with self._work.handling.pool.unit() as db:
@@ -265,14 +280,15 @@ class Lanes:
         return await inbox.known(connection, [item.name for item in items], keys)
 
     def _dead(self, item: Item) -> Row:
+        why = inbox.storable(item.problem, inbox.LONGEST_REASON)
         log.error(
             "an event cannot be read",
             event_type=item.type,
             event_id=item.id,
             source=item.source,
-            reason=item.problem,
+            reason=why,
         )
-        return _row(item, "dead", attempts=1, reason=item.problem[:_LONGEST_REASON])
+        return _row(item, "dead", attempts=1, reason=why)
 
 
 def _row(

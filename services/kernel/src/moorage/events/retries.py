@@ -226,7 +226,8 @@ class Retries:
         return self._work.rules.get(claim.type, Rules())
 
     async def _give_up(self, claim: _Claim, why: str) -> None:
-        await self._settle(claim, "dead", None, why[:500])
+        why = inbox.storable(why, inbox.LONGEST_REASON)
+        await self._settle(claim, "dead", None, why)
         self._meters.handled(claim.type, "dead")
         log.error("an event is given up", event_type=claim.type, event_id=claim.id, kept=True, reason=why)
 

@@ -8,10 +8,11 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 
 from moorage import Event, Module
 from moorage.events.bus import Message
-from moorage.events.lease import Lease
+from moorage.events.lease import Lease, by_engine
 from rigs.events import Process, Site, until
 
 pytestmark = pytest.mark.postgres
@@ -196,9 +197,24 @@ async def test_the_relay_survives_the_loss_of_every_connection(site: Site) -> No
     await until(lambda: sent(site) == {str(key): [1, 2]})
 
 
+async def test_it_never_waits_behind_requests(site: Site) -> None:
+    """Its lease is renewed while slow requests hold every connection of the pool, for as long as they like."""
+    options = {"DATABASE_MAX_CONNECTIONS": "2", "DATABASE_ACQUIRE_TIMEOUT": "60s"}
+    process = await site.start(Module("things"), [TYPE], **options)
+    await until(lambda: _leads(site))
+    site.bus.away = True
+    await emit(process, uuid4(), *range(20))
+    async with process.pool.unit() as one, process.pool.unit() as other:
+        for request in (one, other):
+            await request.execute(text("SELECT 1"))
+        await asyncio.sleep(1.0)  # the lease's time: it has to be renewed
+        site.bus.away = False
+        await until(lambda: len(site.bus.published) == 20, 20)
+
+
 async def test_a_lease_is_held_by_one_and_its_token_rises_with_each_change_of_hands(site: Site) -> None:
     process = await site.start(Module("things"))
-    first, second = (Lease(process.pool.engine, "x", seconds=0.3) for _ in range(2))
+    first, second = (Lease(by_engine(process.pool.engine), "x", seconds=0.3) for _ in range(2))
     results: list[Any] = [await first.take(), await second.take(), await first.take()]
     assert results == [True, False, True]
     assert (first.token, second.token) == (1, None)

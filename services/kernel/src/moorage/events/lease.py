@@ -1,7 +1,8 @@
 """Leases: what only one of a module's processes may do at a time."""
 
 import time
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
 from uuid import uuid4
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -17,6 +18,9 @@ WHERE l.holder = excluded.holder OR l.until < clock_timestamp()
 RETURNING token
 """
 _RELEASE: Final = "UPDATE moorage_lease SET until = '-infinity' WHERE name = $1 AND holder = $2"
+Fetch = Callable[..., Awaitable[Sequence[Any]]]
+"""Runs a statement with its values, as a transaction of its own; gives the rows."""
+
 _PART: Final = 3
 """A lease is renewed after this part of its time, so that one late renewal does not lose it."""
 
@@ -28,13 +32,14 @@ class Lease:
     then has to be fenced: a statement that joins `FENCE` does nothing for a holder whose token is not the last one.
 
     Args:
+        fetch: the connections by which it is taken, renewed and let go.
         seconds: after which it is free if it was not renewed.
     """
 
     FENCE: Final = "EXISTS (SELECT FROM moorage_lease l WHERE l.name = $1 AND l.token = $2)"
 
-    def __init__(self, engine: AsyncEngine, name: str, *, seconds: float) -> None:
-        self._engine = engine
+    def __init__(self, fetch: Fetch, name: str, *, seconds: float) -> None:
+        self._fetch = fetch
         self.name = name
         self._seconds = seconds
         self._holder = uuid4().hex
@@ -50,10 +55,8 @@ class Lease:
     async def take(self) -> bool:
         """Take or renew it; returns whether it is this process's."""
         began = time.monotonic()
-        async with self._engine.begin() as connection:
-            answer = await connection.exec_driver_sql(_TAKE, (self.name, self._holder, float(self._seconds)))
-            token = answer.scalar()
-        self.token = None if token is None else int(token)
+        rows = await self._fetch(_TAKE, self.name, self._holder, float(self._seconds))
+        self.token = int(rows[0][0]) if rows else None
         self._taken = began
         return self.token is not None
 
@@ -61,5 +64,15 @@ class Lease:
         """Let another process take it at once."""
         if self.token is not None:
             self.token = None
-            async with self._engine.begin() as connection:
-                await connection.exec_driver_sql(_RELEASE, (self.name, self._holder))
+            await self._fetch(_RELEASE, self.name, self._holder)
+
+
+def by_engine(engine: AsyncEngine) -> Fetch:
+    """The connections of *engine*, for a lease that may wait behind others who use them."""
+
+    async def fetch(statement: str, *values: object) -> Sequence[Any]:
+        async with engine.begin() as connection:
+            answer = await connection.exec_driver_sql(statement, values)
+            return answer.all() if answer.returns_rows else []
+
+    return fetch

@@ -153,7 +153,6 @@ class EventsPort:
         options = RelayOptions(settings.events.batch, settings.events.poll, settings.events.lease)
         link = Link(settings.database, f"moorage{self.source} outbox", size=1)
         relay = Relay(
-            self._pool.engine,
             publisher,
             self._outbox.stored,
             self._meters,

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from moorage.database.engine import TROUBLE
 from moorage.events.bus import BusUnavailable, Message, Publisher
@@ -55,13 +54,12 @@ class Relay:
 
     Args:
         stored: set when this process has committed events; cleared here.
-        link: connections of its own, so that it never waits behind requests; `LISTEN` goes past any pooler, and what
-            other processes commit is found by polling while it fails.
+        link: connections of its own, for its lease as well, so that it never waits behind requests; `LISTEN` goes past
+            any pooler, and what other processes commit is found by polling while it fails.
     """
 
     def __init__(
         self,
-        engine: AsyncEngine,
         publisher: Publisher,
         stored: asyncio.Event,
         meters: Meters,
@@ -77,7 +75,7 @@ class Relay:
         self._link = link
         self._options = options
         self._tracer = tracer
-        self._lease = Lease(engine, "relay", seconds=options.lease)
+        self._lease = Lease(link.fetch, "relay", seconds=options.lease)
         self._listener: Any = None
         self._counted = 0.0
         self._open = False

@@ -16,7 +16,7 @@ from moorage.events import inbox
 from moorage.events.bus import Delivery
 from moorage.events.handling import Item
 from moorage.events.lane import ProcessDied, Rules, Work, reason
-from moorage.events.lease import Lease
+from moorage.events.lease import Lease, by_engine
 from moorage.events.meters import Meters
 
 log = structlog.get_logger("moorage.events")
@@ -98,7 +98,7 @@ class Retries:
         self._pool = work.handling.pool
         self._meters = meters
         self._options = options
-        self._lease = Lease(self._pool.engine, "inbox", seconds=options.lease)
+        self._lease = Lease(by_engine(self._pool.engine), "inbox", seconds=options.lease)
         self._tasks: list[asyncio.Task[None]] = []
         self._running: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()

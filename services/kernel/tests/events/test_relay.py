@@ -100,6 +100,49 @@ async def _says(process: Process, text: str) -> bool:
     return text in said if text else not said
 
 
+async def test_the_gauge_follows_the_outbox_while_the_bus_is_away(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moorage.events.relay._COUNT_EVERY", 0.0)
+    process = await site.start(Module("things"), [TYPE])
+    await until(lambda: _leads(site))
+    site.bus.away = True
+    for number in (20, 40):
+        await emit(process, uuid4(), *range(20))
+        await until(lambda number=number: _gauge(process) == number)
+    site.bus.away = False
+    await until(lambda: _gauge(process) == 0)
+
+
+async def test_the_gauge_follows_the_outbox_while_a_long_one_is_sent(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moorage.events.relay._COUNT_EVERY", 0.0)
+    process = await site.start(Module("things"), [TYPE], EVENTS_BATCH="10")
+    held, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold_the_second(_: list[Message]) -> None:
+        if len(site.bus.published) == 10:
+            held.set()
+            await go_on.wait()
+
+    site.bus.before_publish = hold_the_second
+    await emit(process, uuid4(), *range(35))
+    await asyncio.wait_for(held.wait(), 10)
+    assert _gauge(process) == 25
+    go_on.set()
+    await until(lambda: _gauge(process) == 0)
+
+
+def _gauge(process: Process) -> float:
+    (line,) = (
+        line
+        for line in process.assembly.metrics.exposition().decode().splitlines()
+        if line.startswith("events_outbox_pending ")
+    )
+    return float(line.split()[1])
+
+
 async def test_more_than_a_batch_goes_at_once(site: Site) -> None:
     process = await site.start(Module("things"), [TYPE], EVENTS_BATCH="10", EVENTS_POLL="60s")
     key = uuid4()

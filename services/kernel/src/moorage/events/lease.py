@@ -18,6 +18,7 @@ WHERE l.holder = excluded.holder OR l.until < clock_timestamp()
 RETURNING token
 """
 _RELEASE: Final = "UPDATE moorage_lease SET until = '-infinity' WHERE name = $1 AND holder = $2"
+
 Fetch = Callable[..., Awaitable[Sequence[Any]]]
 """Runs a statement with its values, as a transaction of its own; gives the rows."""
 

@@ -93,6 +93,7 @@ class Relay:
                     await self._turn()
                 except Exception as exc:  # noqa: BLE001 - whatever it is: try again, and say why
                     self._note(exc)
+                    await self._gauge_what_waits()
                     await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
                     pause = min(pause * 2, _LONGEST_PAUSE)
                 else:
@@ -117,6 +118,7 @@ class Relay:
             await self._opened()
             self._stored.clear()
             while await self._batch() >= self._options.batch:
+                await self._gauge()
                 await self._lead()
             await self._gauge()
             await self._wait()
@@ -195,6 +197,12 @@ class Relay:
             return
         self._counted = now
         self._meters.pending(await self.pending())
+
+    async def _gauge_what_waits(self) -> None:
+        """As `_gauge`, after something went wrong: that may be the database."""
+        if self._lease.token is not None:
+            with contextlib.suppress(BusUnavailable):
+                await self._gauge()
 
     async def pending(self) -> int:
         """Rows in the outbox, at most 100,000 counted."""

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
+from structlog.contextvars import get_contextvars
 
 from moorage import Config, Db, Event, EventInfo, Module, Reject
 from moorage.events.bus import Message
@@ -174,6 +175,40 @@ async def test_a_handler_gets_what_it_asks_for(site: Site, log: Log) -> None:
     assert (info.tenant, info.user_id, info.trace_id, info.attempt) == ("acme", user, trace, 1)
     assert info.time.isoformat() == "2026-01-02T03:04:05+00:00"
     assert process.events.source == "/test/things"
+
+
+async def test_logs_and_reports_of_errors_say_whose_request_led_to_the_event(
+    site: Site, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def before(event: Changed, _: Db, info: EventInfo) -> None:
+        seen.append(get_contextvars())
+        raise RuntimeError("not today")
+
+    log.before = before
+    trace, user = "0af7651916cd43dd8448eb211c80319c", str(uuid4())
+    known = {"request_id": "r-1", "trace_id": trace, "user_id": user, "tenant_id": "acme"}
+    site.bus.append(
+        [
+            message(
+                {"id": "a", "n": 1},
+                id="42",
+                requestid="r-1",
+                tenantid="acme",
+                userid=user,
+                traceparent=f"00-{trace}-b7ad6b7169203331-01",
+            )
+        ]
+    )
+    subscribes = json.dumps([{"type": TYPE, "retries": 1}])
+    await site.start(log.module(), [TYPE], EVENTS_SUBSCRIBES=subscribes)
+    await until(lambda: _is(site.states, {"dead": 1}))
+    assert [context.items() >= known.items() for context in seen] == [True, True]
+    reports = [vars(record) for record in caplog.records if record.name == "moorage.errors"]
+    assert len(reports) == 2, "the lane's, and that of the second try"
+    for report in reports:
+        assert report.items() >= (known | {"event_id": "42"}).items()
 
 
 async def test_events_of_several_tenants_in_one_batch_are_handled_each_for_its_own(

@@ -60,6 +60,22 @@ class Envelope:
     trace: Trace | None = None
     """The emitter's span (remote)."""
 
+    @property
+    def request(self) -> str:
+        """The id of the request that led to it; of an event that none led to, its own."""
+        return self.request_id or self.id
+
+    @property
+    def context(self) -> dict[str, str]:
+        """Who and what led to it, by the names that logs and reports of errors have for requests."""
+        known = {
+            "request_id": self.request,
+            "trace_id": None if self.trace is None else self.trace.trace_id,
+            "user_id": None if self.user_id is None else str(self.user_id),
+            "tenant_id": self.tenant,
+        }
+        return {name: value for name, value in known.items() if value is not None}
+
     def info(self, attempt: int) -> EventInfo:
         """What a handler may know."""
         return EventInfo(

@@ -124,8 +124,7 @@ class Handling:
         transaction = session.sync_session.get_transaction()
         session.info[_HANDLING] = True
         began = time.perf_counter()
-        request_id = envelope.request_id or envelope.id
-        logged = bind_contextvars(event_type=envelope.type, event_id=envelope.id, request_id=request_id)
+        logged = bind_contextvars(event_type=envelope.type, event_id=envelope.id, **envelope.context)
         try:
             with self._span(envelope) as span:
                 async with asyncio.timeout(self.timeout) as limit, AsyncExitStack() as stack:
@@ -133,7 +132,7 @@ class Handling:
                         stack=stack,
                         groups=self.groups(),
                         trace=span.trace,
-                        request_id=request_id,
+                        request_id=envelope.request,
                         tenant=envelope.tenant,
                         deadline=limit.when(),
                         found={Db: db, EventInfo: info},

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from moorage.database.db import Db
 from moorage.errors import Timeout, Unavailable
@@ -110,15 +111,16 @@ class Work:
         return self.handling.timeout + _IDLE_MARGIN
 
     def report(self, item: Item, cause: BaseException, outcome: Outcome, attempts: int) -> None:
-        """Log and count a failure."""
+        """Log and count a failure; the log and who is told know whose request led to it."""
         self.handling.meters.handled(item.type, outcome)
         fields = {"event_type": item.type, "event_id": item.id, "attempts": attempts, "reason": reason(cause)}
-        if outcome == "parked":
-            log.warning("an event is parked", **fields)
-        else:
-            log.error("an event is given up", kept=outcome == "dead", **fields)
-        if not isinstance(cause, Reject):
-            self.failed(cause, item)
+        with bound_contextvars(**({} if item.envelope is None else item.envelope.context)):
+            if outcome == "parked":
+                log.warning("an event is parked", **fields)
+            else:
+                log.error("an event is given up", kept=outcome == "dead", **fields)
+            if not isinstance(cause, Reject):
+                self.failed(cause, item)
 
 
 class Lanes:

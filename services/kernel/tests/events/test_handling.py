@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -366,6 +367,35 @@ async def test_a_handler_that_takes_too_long_has_failed(site: Site, log: Log) ->
     assert await site.query("SELECT reason FROM moorage_inbox WHERE state = 'dead'") == [
         "TimeoutError: the handler took too long"
     ]
+
+
+@pytest.mark.parametrize(
+    ("failing", "why"),
+    [
+        (
+            lambda: Path("/nowhere/prices.csv").read_text(),
+            "FileNotFoundError: [Errno 2] No such file or directory",
+        ),
+        (lambda: asyncio.sleep(60), "TimeoutError: the handler took too long"),
+    ],
+    ids=["a missing file", "the end of its time"],
+)
+async def test_what_is_tried_again_fails_for_its_own_reason(
+    site: Site, log: Log, failing: Callable[[], Any], why: str
+) -> None:
+    """Both look like trouble with the database to a unit of work."""
+
+    async def before(*_: object) -> None:
+        await failing()
+
+    log.before = before
+    subscribes = json.dumps([{"type": TYPE, "retries": 1}])
+    await site.start(log.module(), [TYPE], EVENTS_HANDLER_TIMEOUT="200ms", EVENTS_SUBSCRIBES=subscribes)
+    site.bus.append([message({"id": "a", "n": 1})])
+    await until(lambda: _is(site.states, {"dead": 1}))
+    assert len(log.calls) == 2
+    (reason,) = await site.query("SELECT reason FROM moorage_inbox")
+    assert reason.startswith(why)
 
 
 async def test_what_only_the_commit_finds_is_a_failure_of_its_event_alone(site: Site, log: Log) -> None:

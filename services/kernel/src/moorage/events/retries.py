@@ -15,7 +15,7 @@ import structlog
 from moorage.events import inbox
 from moorage.events.bus import Delivery
 from moorage.events.handling import Item
-from moorage.events.lane import ProcessDied, Rules, Work, reason
+from moorage.events.lane import HandlerFailed, ProcessDied, Rules, Work, reason
 from moorage.events.lease import Lease, by_engine
 from moorage.events.meters import Meters
 
@@ -195,19 +195,30 @@ class Retries:
             try:
                 if not await self._handle(claim, item):
                     return  # another process has it
-            except Exception as exc:  # noqa: BLE001 - a handler may raise anything
+            except HandlerFailed as failed:
+                await self._failed(claim, item, failed.cause)
+            except Exception as exc:  # noqa: BLE001 - what the database said, such as a deferred constraint
                 await self._failed(claim, item, exc)
             else:
                 self._meters.handled(claim.type, "handled")
         await self._promote(claim)
 
     async def _handle(self, claim: _Claim, item: Item) -> bool:
+        """Call the handler, and note that it was; returns False if another process has the event.
+
+        Raises:
+            HandlerFailed: nothing was done.
+        """
         async with self._pool.unit() as db:
             connection = await db.session.connection()
             hold = (*claim.token, str(round(self._work.idle * 1000)))
             if (await connection.exec_driver_sql(_HOLD, hold)).first() is None:
                 return False
-            await self._work.handling.run(db, item, attempt=claim.attempts)
+            try:
+                await self._work.handling.run(db, item, attempt=claim.attempts)
+            except Exception as exc:
+                # Wrapped, or the unit of work would take a missing file or the end of the time for the database's.
+                raise HandlerFailed(0, exc) from exc
             connection = await db.session.connection()
             answer = await connection.exec_driver_sql(_SETTLE, (*claim.token, "done", None, None))
             if answer.rowcount == 0:

@@ -263,6 +263,52 @@ async def test_a_bus_that_is_away_for_a_while_costs_nothing(site: Site) -> None:
     await until(lambda: done(site, 80))
 
 
+@pytest.mark.parametrize(
+    ("method", "said"), [("commit", "positions are not noted"), ("lag", "the lag is not known")]
+)
+async def test_what_goes_wrong_beside_fetching_is_said_and_tried_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch, method: str, said: str
+) -> None:
+    broken, real = [True], getattr(MemorySubscriber, method)
+
+    async def failing(self: MemorySubscriber, *arguments: Any) -> Any:
+        if broken:
+            raise RuntimeError("a mistake")
+        return await real(self, *arguments)
+
+    monkeypatch.setattr(MemorySubscriber, method, failing)
+    monkeypatch.setattr("moorage.events.consumer._LAG_EVERY", 0.05)
+    monkeypatch.setattr("moorage.events.consumer._LONGEST_PAUSE", 0.05)
+    process = await site.start(Handler().module)
+    site.bus.append(messages(4, 10))
+    await until(lambda: _problem(process, f"{said}: RuntimeError: a mistake"))
+    broken.clear()
+    await until(lambda: _problem(process, ""))
+    await until(lambda: sum(site.bus.positions.values()) == 40)
+    assert (
+        f'events_lag{{topic="{TYPE.rpartition(".")[0]}"}}' in process.assembly.metrics.exposition().decode()
+    )
+
+
+async def test_a_process_leaves_the_group_though_its_positions_cannot_be_noted(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(*_: Any) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(MemorySubscriber, "commit", failing)
+    process = await site.start(Handler().module)
+    site.bus.append(messages(1, 1))
+    await until(lambda: done(site, 1))
+    await process.stop()
+    assert site.bus.members == []
+
+
+async def _problem(process: Process, said: str) -> bool:
+    found = (await process.assembly.health.check())["events consumer"]
+    return said in found if said else not found
+
+
 async def test_handlers_that_fail_at_random_in_two_processes_keep_each_keys_order(site: Site) -> None:
     chance = random.Random(7)
     environ = {"EVENTS_BATCH": "20", "EVENTS_FIRST_RETRY": "10ms", "EVENTS_LONGEST_RETRY": "20ms"}

@@ -6,7 +6,6 @@ another.
 """
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
@@ -29,6 +28,9 @@ _FULL: Final = 2
 """Batches that a lane keeps at most before its partition is paused."""
 _SLOW: Final = 0.25
 """Seconds for a batch, above which lanes are not put together."""
+_FETCHING: Final = "no events come"
+_NOTING: Final = "positions are not noted"
+_MEASURING: Final = "the lag is not known"
 _COMMIT_PAUSE: Final = 0.02
 """Seconds in which the positions of several batches become one commit; duplicates after a crash cost little."""
 
@@ -80,8 +82,12 @@ class Consumer:
         self._committing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
-        self.problem = ""
-        """Why nothing comes from the bus; empty: nothing is wrong."""
+        self._problems: dict[str, str] = {}
+
+    @property
+    def problem(self) -> str:
+        """What does not work, and why; empty: nothing is wrong."""
+        return "; ".join(f"{what}: {why}" for what, why in self._problems.items())
 
     async def open(self) -> None:
         """Begin; a bus that is away is waited for in the background."""
@@ -97,8 +103,7 @@ class Consumer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         await self._finish(list(self._lanes))
-        with contextlib.suppress(BusUnavailable):
-            await self._commit()
+        await self._commit_last()
         await self._subscriber.close()
 
     # -- from the bus to the lanes
@@ -114,20 +119,12 @@ class Consumer:
         while not self._closed:  # a library that swallows a cancellation must not keep us from stopping
             try:
                 await work()
-            except Exception as exc:
-                why = f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0]}"
-                if why != self.problem:
-                    if isinstance(exc, BusUnavailable):
-                        log.warning("no events come from the bus", reason=why)
-                    else:
-                        log.exception("events cannot be fetched")
-                self.problem = why
+            except Exception as exc:  # noqa: BLE001 - whatever it is: try again, and say why
+                self._fails(_FETCHING, exc)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
             else:
-                if self.problem:
-                    log.info("events come from the bus again")
-                self.problem = ""
+                self._works(_FETCHING)
                 return
 
     async def _fetch(self) -> None:
@@ -152,8 +149,7 @@ class Consumer:
         self._owned = owned
         if going:
             await self._finish(going)
-            with contextlib.suppress(BusUnavailable):
-                await self._commit()
+            await self._commit_last()
         log.info("partitions are shared out", partitions=sorted(f"{topic}/{n}" for topic, n in owned))
 
     # -- lanes
@@ -245,9 +241,19 @@ class Consumer:
             await asyncio.sleep(_COMMIT_PAUSE)
             try:
                 await self._commit()
-            except BusUnavailable:  # fetching says so, too
+            except Exception as exc:  # noqa: BLE001 - whatever it is: try again, and say why
+                self._fails(_NOTING, exc)
                 await asyncio.sleep(_LONGEST_PAUSE)
                 self._some_done.set()
+            else:
+                self._works(_NOTING)
+
+    async def _commit_last(self) -> None:
+        """Note what is done, before partitions go; if that fails it comes again, and is found in the inbox."""
+        try:
+            await self._commit()
+        except Exception as exc:  # noqa: BLE001 - it must keep nobody from leaving
+            log.warning(_NOTING, reason=_words(exc))
 
     async def _commit(self) -> None:
         async with self._committing:
@@ -278,12 +284,31 @@ class Consumer:
     async def _watching_lag(self) -> None:
         while True:
             await asyncio.sleep(_LAG_EVERY)
-            with contextlib.suppress(BusUnavailable):
-                topics = dict.fromkeys(self._topics, 0)
-                for (topic, _), number in (await self._subscriber.lag()).items():
-                    topics[topic] = topics.get(topic, 0) + number
-                for topic, number in topics.items():
-                    self._meters.lag(topic, number)
+            try:
+                await self._measure_lag()
+            except Exception as exc:  # noqa: BLE001 - whatever it is: try again, and say why
+                self._fails(_MEASURING, exc)
+            else:
+                self._works(_MEASURING)
+
+    async def _measure_lag(self) -> None:
+        topics = dict.fromkeys(self._topics, 0)
+        for (topic, _), number in (await self._subscriber.lag()).items():
+            topics[topic] = topics.get(topic, 0) + number
+        for topic, number in topics.items():
+            self._meters.lag(topic, number)
+
+    # -- what others see
+
+    def _fails(self, what: str, exc: Exception) -> None:
+        why = _words(exc)
+        if self._problems.get(what) != why:
+            log.warning(what, reason=why, exc_info=None if isinstance(exc, BusUnavailable) else exc)
+        self._problems[what] = why
+
+    def _works(self, what: str) -> None:
+        if self._problems.pop(what, ""):
+            log.info(f"{what}: no more")
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))

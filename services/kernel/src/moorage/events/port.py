@@ -191,7 +191,7 @@ class EventsPort:
 
         async def ping() -> None:
             if consumer.problem:
-                raise NotReady(f"no events come: {consumer.problem}")
+                raise NotReady(consumer.problem)
 
         self.assembly.health.register("events consumer", ping, required=False)
         self._draining = [consumer.close, retries.close]

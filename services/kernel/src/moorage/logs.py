@@ -231,8 +231,13 @@ def _on_one_line(_: object, __: str, event: Event) -> Event:
             if name == "stack":
                 event[name] = _CONTROLS_BUT_LINES.sub(_escaped, value)
             elif _CONTROLS.search(value):
-                event[name] = _CONTROLS.sub(_escaped, value)
+                event[name] = on_one_line(value)
     return event
+
+
+def on_one_line(text: str) -> str:
+    """*text* with its line ends and escape sequences written out, as a terminal may show it whoever wrote it."""
+    return _CONTROLS.sub(_escaped, text)
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import secrets
 import sys
 import textwrap
@@ -97,6 +98,24 @@ async def test_show_tells_all_of_one(site: Site) -> None:
     assert row["reason"] == "rejected: not like this"
     assert '"id": "dead"' in await command(site, "show", id)
     assert "has an event nonsense" in await command(site, "show", "nonsense", fails=True)
+
+
+async def test_what_others_wrote_does_not_reach_the_terminal_as_it_is(site: Site) -> None:
+    await site.execute(
+        r"""
+        INSERT INTO moorage_inbox (source, id, type, topic, partition, position, key, state, reason, event)
+        VALUES (E'/s\x1b[2J', E'id\x1b[2J', 't', 'x', 0, 0, E'k\x1b[31m', 'dead', E'no\nevil\u009b', E'raw \x1b[2J')
+        """
+    )
+    for arguments in (["list"], ["show", "id\x1b[2J"], ["replay", "id\x1b[2J"]):
+        text = await command(site, *arguments)
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
+        assert r"id\x1b[2J" in text
+        if arguments == ["list"]:
+            assert r"key=k\x1b[31m" in text
+            assert r"no\nevil\x9b" in text
+            (row,) = json.loads(await command(site, "list", "-o", "json"))
+            assert (row["key"], row["reason"]) == ("k\x1b[31m", "no\nevil\x9b")
 
 
 @pytest.mark.parametrize("how", ["id", "type", "all"])

@@ -13,6 +13,7 @@ import click
 from moorage.config import ConfigError, load
 from moorage.database.engine import TROUBLE
 from moorage.events.postgres_link import Link
+from moorage.logs import on_one_line
 
 T = TypeVar("T")
 
@@ -93,7 +94,9 @@ def list_(
         ]
         if row["state"] != "pending":
             facts.append(f"attempts={row['attempts']}")
-        click.echo("  ".join(facts) + (f"  {row['reason']}" if row["reason"] else ""))
+        if row["reason"]:
+            facts.append(row["reason"])
+        click.echo(on_one_line("  ".join(facts)))
     click.echo(
         f"{len(rows)} event{'' if len(rows) == 1 else 's'}" + (", maybe more" if len(rows) == limit else "")
     )
@@ -120,7 +123,7 @@ def show(id: str, output: str, overrides: tuple[str, ...]) -> None:
     for row in rows:
         for name, value in row.items():
             if value is not None and name != "event":
-                click.echo(f"{name}: {_text(value)}")
+                click.echo(on_one_line(f"{name}: {_text(value)}"))
         click.echo(
             json.dumps(row["event"], indent=2) if row["event"] is not None else "(its data is not kept)"
         )
@@ -154,7 +157,7 @@ def replay(
         click.echo(json.dumps({"replayed": rows, "missing": missing}, indent=2))
     else:
         for row in rows:
-            click.echo(f"again: {row['id']}  {row['type'] or '(unreadable)'}")
+            click.echo(on_one_line(f"again: {row['id']}  {row['type'] or '(unreadable)'}"))
         click.echo(f"{len(rows)} event{'' if len(rows) == 1 else 's'} will be handled again")
     if missing:
         raise click.ClickException(f"no dead letter: {', '.join(missing)}")

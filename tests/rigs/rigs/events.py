@@ -1,13 +1,14 @@
-"""Modules that emit and handle events, on a real PostgreSQL and a bus in memory."""
+"""Modules that emit and handle events, on a real PostgreSQL and a bus in memory or a real one."""
 
 import asyncio
 import json
+import secrets
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Literal
 
 import asyncpg  # type: ignore[import-untyped]  # has neither stubs nor py.typed
 import pytest
@@ -24,7 +25,9 @@ from moorage.events.bus import BusUnavailable, Delivery, Message, OnChange, Part
 from moorage.events.port import EventsPort
 from moorage.testing import SchemaDatabase
 
+BusName = Literal["memory", "postgres", "kafka"]
 PARTITIONS = 4
+"""Of the bus in memory."""
 
 
 def partition_of(key: str) -> int:
@@ -190,15 +193,38 @@ class Process:
 
 
 class Site:
-    """A database with a module's schema, a bus, and processes of the module."""
+    """A database with a module's schema, a bus, and processes of the module.
+
+    Args:
+        bus: ``memory``, ``postgres`` (of the same database), or ``kafka``.
+        broker: ``host:port``, for ``kafka``.
+    """
 
     def __init__(
-        self, database: SchemaDatabase, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+        self,
+        database: SchemaDatabase,
+        stack: AsyncExitStack,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        bus: BusName = "memory",
+        broker: str = "",
     ) -> None:
         self.database = database
         self.bus = MemoryBus()
+        """Where events go with ``memory``, and nowhere else: what only it can do is of no use to others' tests."""
+        self._name = bus
         self._dsn = _with_schema(database)
         self._stack = stack
+        self._environ: dict[str, str] = {}
+        if bus == "memory":
+            self._replace_bus(monkeypatch)
+            return
+        self._environ = {"EVENTS_BACKEND": bus, "EVENTS_LEASE": "6s"}  # Kafka's least session
+        if bus == "kafka":
+            # An installation of its own: nobody else uses its names.
+            self._environ |= {"KAFKA_BROKERS": broker, "MOORAGE_INSTALLATION": f"t{secrets.token_hex(5)}"}
+
+    def _replace_bus(self, monkeypatch: pytest.MonkeyPatch) -> None:
         buses = self
 
         def bus(port: EventsPort) -> tuple[MemoryPublisher, MemorySubscriber]:
@@ -219,14 +245,34 @@ class Site:
             "EVENTS_LONGEST_RETRY": "100ms",
         }
         groups = {} if module.config is None else {group_name(module): module.config}
-        return Assembly.of(module, load(groups, environ=variables | environ))
+        return Assembly.of(module, load(groups, environ=variables | self._environ | environ))
 
     async def start(self, module: Module, publishes: Iterable[str] = (), **environ: str) -> Process:
         stack = AsyncExitStack()
         process = Process(self.assembly(module, publishes, **environ), stack)
+        await self._open_bus(process.assembly)
         await stack.enter_async_context(process.assembly.opened())
         self._stack.push_async_callback(stack.aclose)
         return process
+
+    async def publish(self, process: Process, messages: Sequence[Message]) -> None:
+        """Put *messages* onto the bus as they are, by the rights of *process*; past its outbox."""
+        publisher, _ = process.events._bus()
+        await publisher.open()
+        try:
+            await publisher.publish(messages)
+        finally:
+            await publisher.close()
+
+    async def _open_bus(self, assembly: Assembly) -> None:
+        if self._name == "postgres":
+            events = assembly.settings.events
+            await self.database.open_bus(
+                assembly.namespace,
+                assembly.name,
+                publishes=events.publishes,
+                subscribes=[one.type for one in events.subscribes],
+            )
 
     async def query(self, sql: str, *values: object) -> list[Any]:
         connection = await asyncpg.connect(self._dsn)

@@ -24,6 +24,7 @@ from moorage.database.pool import Pool
 from moorage.events.bus import BusUnavailable, Delivery, Message, OnChange, Partition, PartitionLost
 from moorage.events.port import EventsPort
 from moorage.testing import SchemaDatabase
+from rigs.waiting import until as until
 
 BusName = Literal["memory", "postgres", "kafka"]
 PARTITIONS = 4
@@ -297,18 +298,6 @@ async def make_tables(database: SchemaDatabase) -> None:
     async with engine.connect() as connection:
         await platform.converge(connection)
     await engine.dispose()
-
-
-async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
-    """Wait for *condition*, a function or a coroutine function, to become true."""
-    async with asyncio.timeout(seconds):
-        while True:
-            found = condition()
-            if asyncio.iscoroutine(found):
-                found = await found
-            if found:
-                return
-            await asyncio.sleep(0.01)
 
 
 def _with_schema(database: SchemaDatabase) -> str:

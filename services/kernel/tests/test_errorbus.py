@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from moorage.errorbus import bus as bus_module
 from moorage.errorbus.bus import fingerprint
 from moorage.metrics import Metrics
 from moorage.tracing import NullTracer
+from rigs.waiting import until
 
 Lines = Callable[[], list[dict[str, Any]]]
 
@@ -76,13 +78,6 @@ def elsewhere() -> Exception:
         return exc
 
 
-async def until(holds: Callable[[], object], seconds: float = 3.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-
-
 async def test_a_report_has_the_error_its_place_and_who_was_served(made: Made) -> None:
     sink = Recorder()
     bus = await made(sink)
@@ -105,12 +100,18 @@ async def test_a_report_names_the_span_in_which_it_happened(made: Made) -> None:
     assert sink.reports[0].context == {"trace_id": span.trace.trace_id, "span_id": span.trace.span_id}
 
 
-async def test_equal_errors_are_one_report_and_then_their_number(made: Made) -> None:
+async def test_equal_errors_are_one_report_and_then_their_number(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(bus_module, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
     sink = Recorder()
     bus = await made(sink, window=0.3)
     for number in range(50):
         bus.publish(raised(f"order {number}"))
     bus.publish(elsewhere())
+    await until(lambda: len(sink.reports) == 2)
+    now += 0.3
     await until(lambda: len(sink.reports) == 3)
     assert [report.count for report in sink.reports] == [1, 1, 49]
     assert sink.reports[0].fingerprint == sink.reports[2].fingerprint != sink.reports[1].fingerprint
@@ -141,7 +142,7 @@ async def test_publishing_returns_at_once_when_a_sink_is_stuck_and_what_does_not
     began = time.perf_counter()
     for error in errors:
         bus.publish(error)
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < 10
     assert bus.dropped >= 89
     assert _counted(bus, "dropped") == bus.dropped
 
@@ -159,13 +160,22 @@ async def test_no_more_reports_in_a_minute_than_are_allowed(made: Made) -> None:
 
 async def test_a_broken_and_a_slow_sink_do_not_harm_a_good_one(made: Made, log_lines: Lines) -> None:
     good = Recorder("good")
-    bus = await made(Recorder("broken", failing=True), Recorder("slow", delay=3600), good, send_timeout=0.2)
+    bus = await made(Recorder("broken", failing=True), Recorder("slow", delay=3600), good, send_timeout=60)
     for number in range(3):
         bus.publish(_distinct(number))
-    began = time.monotonic()
-    await until(lambda: len(good.reports) == 3)
-    assert time.monotonic() - began < 0.15, "it waits for no other sink"
-    await until(lambda: _counted(bus, "failed") >= 4)
+    await until(lambda: len(good.reports) == 3 and _counted(bus, "failed") == 3, 20)
+    assert {line["sink"] for line in log_lines() if line["message"] == "a sink of errors failed"} == {
+        "broken"
+    }
+
+
+async def test_a_sink_that_fails_or_takes_too_long_is_counted_and_logged(
+    made: Made, log_lines: Lines
+) -> None:
+    bus = await made(Recorder("broken", failing=True), Recorder("slow", delay=3600), send_timeout=0.1)
+    for number in range(3):
+        bus.publish(_distinct(number))
+    await until(lambda: _counted(bus, "failed") == 6)
     told = {line["sink"]: line["why"] for line in log_lines() if line["message"] == "a sink of errors failed"}
     assert told == {"broken": "RuntimeError: the sink is broken", "slow": "TimeoutError: "}
 
@@ -176,7 +186,7 @@ async def test_closing_tells_what_waits_within_its_time_and_twice_is_once(made: 
     for number in range(4):
         bus.publish(_distinct(number))
     bus.publish(_distinct(0))
-    await bus.close(3)
+    await bus.close(30)
     assert [report.count for report in sink.reports] == [1, 1, 1, 1, 1]
     await bus.close(3)
     assert sink.closed == 1
@@ -192,7 +202,7 @@ async def test_closing_does_not_wait_for_a_stuck_sink(made: Made) -> None:
     await asyncio.sleep(0.01)
     began = time.monotonic()
     await bus.close(0.3)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
     assert _counted(bus, "dropped") == 3, "one was under way, three waited"
 
 

@@ -21,7 +21,7 @@ def assembled(seconds: float) -> Assembly:
     return Assembly.of(Module("shop"), settings)
 
 
-async def _deaf(seconds: float = 30) -> None:
+async def _deaf(seconds: float = 60) -> None:
     """Does not listen to being cancelled."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -69,20 +69,19 @@ async def test_parts_open_in_order_and_close_in_reverse() -> None:
 
 
 async def test_what_drains_is_told_together_while_everything_is_open() -> None:
-    assembly, events = assembled(5), list[str]()
+    assembly, events = assembled(30), list[str]()
     assembly.resource("database", part(events, "database"))
+    both = asyncio.Barrier(2)
 
     async def consumer() -> None:
-        await asyncio.sleep(0.1)
+        await both.wait()  # for ever, if the other one is told only after this one
         events.append("consumer finished")
 
     assembly.drain("consumer", consumer)
     assembly.drain("other", consumer)
     async with assembly.opened():
-        began = time.monotonic()
         assembly.begin_drain()
         assert assembly.health.draining
-    assert time.monotonic() - began < 0.19 + 0.1
     assert events == ["database opens", "consumer finished", "consumer finished", "database closes"]
 
 
@@ -93,7 +92,7 @@ async def test_one_stuck_part_keeps_neither_the_others_nor_the_deadline(
     assembly, events = assembled(1.0), list[str]()
 
     async def sleep() -> None:
-        await asyncio.sleep(30)
+        await asyncio.sleep(60)
 
     async def fail() -> None:
         raise RuntimeError("it will not close")
@@ -108,7 +107,7 @@ async def test_one_stuck_part_keeps_neither_the_others_nor_the_deadline(
         began = time.monotonic()
         assembly.begin_drain()
     took = time.monotonic() - began
-    assert took < 1.8
+    assert took < 10, "it has 1 s, and is stuck for 60"
     assert "first closes" in events
     assert "last closes" in events
     [error] = [line for line in log_lines() if line["level"] == "error"]

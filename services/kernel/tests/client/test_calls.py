@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import time
 from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -26,6 +27,7 @@ from moorage.errors import NotFound, error_body
 from moorage.guard.identity import User
 from moorage.scope import Scope, current
 from moorage.tracing import NullTracer
+from rigs.waiting import until
 
 
 class UserOut(Model):
@@ -112,7 +114,7 @@ async def test_a_call_says_as_whom_for_which_request_and_how_long(
     server.json(1)
     token = tmp_path / "token"
     token.write_text("own-token\n")
-    clients = connect(timeout=5)
+    clients = connect(timeout=50)
     user = User(id=uuid4())
     with scope(caller=user, tenant="acme") as here, clients.caller.tracer.span("request", trace=here.trace):
         await clients.shop.get("/x")
@@ -120,7 +122,7 @@ async def test_a_call_says_as_whom_for_which_request_and_how_long(
     assert headers["Authorization"] == "Bearer own-token"
     assert headers["X-Request-ID"] == "req-1"
     assert headers["traceparent"].split("-")[1] == here.trace.trace_id
-    assert 4000 < int(headers["X-Moorage-Timeout-Ms"]) <= 5000
+    assert 40_000 < int(headers["X-Moorage-Timeout-Ms"]) <= 50_000
     assert not {"x-moorage-user", "cookie"} & {name.lower() for name in headers}
 
 
@@ -308,19 +310,19 @@ async def test_a_module_that_is_not_in_the_registry_is_unavailable(connect: Any)
 async def test_retry_after_is_waited_for(server: Any, connect: Any) -> None:
     server.in_turn(lambda: server.error(503, headers={"Retry-After": "1"}), lambda: server.json(1))
     began = asyncio.get_running_loop().time()
-    await connect().shop.get("/x")
-    assert 1 <= asyncio.get_running_loop().time() - began < 1.5
+    await connect(timeout=60).shop.get("/x")
+    assert 1 <= asyncio.get_running_loop().time() - began < 10
 
 
-@pytest.mark.parametrize("text", ["3", format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)])
+@pytest.mark.parametrize("text", ["60", format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)])
 async def test_a_retry_after_past_the_deadline_is_not_waited_for(
     server: Any, connect: Any, text: str
 ) -> None:
     server.error(503, headers={"Retry-After": text})
     began = asyncio.get_running_loop().time()
     with pytest.raises(UpstreamUnavailable):
-        await connect().shop.get("/x", timeout=2)
-    assert asyncio.get_running_loop().time() - began < 0.5
+        await connect().shop.get("/x", timeout=40)
+    assert asyncio.get_running_loop().time() - began < 10
     assert len(server.seen) == 1
 
 
@@ -331,38 +333,41 @@ async def test_a_retry_after_past_the_deadline_is_not_waited_for(
 async def test_a_call_ends_with_its_timeout_whatever_the_server_does(
     server: Any, connect: Any, how: str
 ) -> None:
-    server.silent() if how == "silent" else server.dripping(0.02)
+    server.silent() if how == "silent" else server.dripping(0.06)  # for a minute
     began = asyncio.get_running_loop().time()
     with pytest.raises(UpstreamTimeout) as caught:
-        await connect().shop.get("/x", timeout=0.3)
-    assert 0.28 < asyncio.get_running_loop().time() - began < 0.4
+        await connect(timeout=60).shop.get("/x", timeout=0.3)
+    assert 0.28 < asyncio.get_running_loop().time() - began < 10
     assert caught.value.status == 504
 
 
 async def test_the_requests_deadline_is_earlier_than_the_calls_timeout(server: Any, connect: Any) -> None:
-    server.silent()
     loop = asyncio.get_running_loop()
-    shop = connect(timeout=10).shop
-    with scope(deadline=loop.time() + 0.2):
+    shop = connect(timeout=60, connect_timeout=20).shop
+    server.json("connected")
+    await shop.get("/x")
+    server.silent()
+    with scope(deadline=loop.time() + 1):
         began = loop.time()
         with pytest.raises(UpstreamTimeout):
             await shop.get("/x")
-        assert loop.time() - began < 0.3
-    assert int(server.seen[0].headers["X-Moorage-Timeout-Ms"]) <= 200
+        assert loop.time() - began < 10
+    assert int(server.seen[1].headers["X-Moorage-Timeout-Ms"]) <= 1000
     with scope(deadline=loop.time() - 1), pytest.raises(UpstreamTimeout, match="took too long"):
         await shop.get("/x")
-    assert len(server.seen) == 1
+    assert len(server.seen) == 2
 
 
 async def test_a_cancelled_call_ends_at_once_and_gives_its_place_back(server: Any, connect: Any) -> None:
     server.silent()
-    clients = connect(max_connections=1, max_waiting=0)
+    clients = connect(max_connections=1, max_waiting=0, timeout=60)
     task = asyncio.create_task(clients.shop.get("/x"))
-    await asyncio.sleep(0.1)
-    assert server.now == 1
+    await until(lambda: server.now == 1)
     task.cancel()
+    began = time.perf_counter()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert time.perf_counter() - began < 10
     server.json(1)
     assert (await clients.shop.get("/x")).json() == 1
     assert clients.target.bulkhead.busy == 0
@@ -381,9 +386,9 @@ async def test_calls_are_counted_by_target_and_outcome(server: Any, connect: Any
         server.silent,
     )
     await clients.shop.get("/x")
-    for _ in range(4):
+    for timeout in (30, 30, 30, 0.2):
         with pytest.raises(UpstreamError):
-            await clients.shop.get("/x", timeout=0.2)
+            await clients.shop.get("/x", timeout=timeout)
     for outcome in ("2xx", "4xx", "5xx", "broken", "timeout"):
         labels = {"target": "default/shop", "outcome": outcome}
         assert clients.count("client_requests_total", **labels) == 1, outcome

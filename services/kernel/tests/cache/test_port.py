@@ -18,6 +18,7 @@ from moorage.config import ConfigError, load
 from moorage.module import DeclarationError
 from moorage.scope import current
 from moorage.testing import ModuleHarness
+from rigs.waiting import until
 
 
 class ShopConfig(Config):
@@ -64,7 +65,8 @@ def environ(request: pytest.FixtureRequest) -> dict[str, str]:
         return {}
     # Nobody else of this session uses an installation of this name.
     name = f"t{id(request):x}"
-    return {"REDIS_URL": request.getfixturevalue("redis_server"), "MOORAGE_INSTALLATION": name}
+    url = request.getfixturevalue("redis_server")
+    return {"REDIS_URL": url, "MOORAGE_INSTALLATION": name, "CACHE_TIMEOUT": "20s"}
 
 
 async def test_it_is_computed_in_a_scope_of_its_own_for_the_callers_tenant(
@@ -163,11 +165,12 @@ async def test_a_refresh_outlives_the_request_that_began_it(harness: Any) -> Non
     """Its scope is its own: what the request held open is closed by then."""
     module = Module("shop")
     done: list[object] = []
+    answered = asyncio.Event()
 
     async def load(cache: Cache) -> str:
         mine = current.get()
         if await cache.exists("primed"):
-            await asyncio.sleep(0.1)
+            await answered.wait()
         assert current.get() is mine
         done.append(mine)
         return "v"
@@ -183,8 +186,8 @@ async def test_a_refresh_outlives_the_request_that_began_it(harness: Any) -> Non
         await asyncio.sleep(0.08)
         assert (await shop.anonymous().get("/")).body == "v"
         assert len(done) == 1
-        await asyncio.sleep(0.2)
-        assert len(done) == 2
+        answered.set()
+        await until(lambda: len(done) == 2)
         assert done[0] is not done[1]
 
 

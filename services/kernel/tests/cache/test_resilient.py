@@ -20,6 +20,10 @@ from moorage.cache.store import CacheUnavailable
 from moorage.health import NotReady
 from moorage.metrics import Metrics
 from moorage.tracing import NullTracer
+from rigs.waiting import until
+
+QUICK = 0.2
+"""Seconds that a call may take where Redis hangs; elsewhere it has time, or a busy machine would be an outage."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ class Process:
     store: ResilientStore
     metrics: Metrics
 
-    async def back(self, patience: float = 8.0) -> None:
+    async def back(self, patience: float = 60.0) -> None:
         """Wait until it is believed again."""
         async with asyncio.timeout(patience):
             while self.store.away:  # noqa: ASYNC110 - what is tested tells nobody
@@ -57,18 +61,19 @@ async def run(compute: Any, tenant: str | None, encode: Any) -> bytes:
 
 @pytest.fixture
 async def start(rig: Any) -> AsyncIterator[Any]:
+    """``start(timeout)``: another process on the same entries."""
     inside = f"test:{secrets.token_hex(4)}:".encode()
     made: list[Engine] = []
 
-    def process() -> Process:
+    def process(timeout: float = 20.0) -> Process:
         metrics = Metrics(module="m", version="1", revision="")
         counts = Counts(metrics)
 
         async def connect() -> RedisStore:
-            return RedisStore(rig.url, timeout=0.1, max_connections=10, client_name="t")
+            return RedisStore(rig.url, timeout=timeout, max_connections=10, client_name="t")
 
         store = ResilientStore(
-            connect, timeout=0.1, everything=_all_of(inside), counts=counts, tracer=NullTracer()
+            connect, timeout=timeout, everything=_all_of(inside), counts=counts, tracer=NullTracer()
         )
         engine = Engine(store, counts, run, asks, lease=1.0)
         made.append(engine)
@@ -83,7 +88,7 @@ async def value() -> str:
     return "computed"
 
 
-async def quickly(work: Any, seconds: float = 1.0) -> Any:
+async def quickly(work: Any, seconds: float = 10.0) -> Any:
     began = time.perf_counter()
     result = await work
     assert time.perf_counter() - began < seconds
@@ -114,16 +119,25 @@ async def test_without_redis_everything_goes_on_but_counts(rig: Any, start: Any)
     await one.store.ping()
 
 
-async def test_a_dead_redis_costs_nothing_once_it_is_known(rig: Any, start: Any) -> None:
+async def test_a_dead_redis_costs_nothing_once_it_is_known(
+    rig: Any, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = start()
+    asked: list[bytes] = []
+
+    async def get(store: RedisStore, key: bytes) -> None:
+        asked.append(key)
+
     rig.kill()
     try:
         for _ in range(3):
             await one.cache.get("k")
-        began = time.process_time(), time.perf_counter()
+        monkeypatch.setattr(RedisStore, "get", get)
+        began = time.process_time()
         for _ in range(1000):
             await one.cache.get("k")
-        assert time.process_time() - began[0] < 0.2
+        assert time.process_time() - began < 2
+        assert asked == []
         assert one.errors("get") > 1000
     finally:
         rig.start()
@@ -133,29 +147,25 @@ async def test_a_dead_redis_costs_nothing_once_it_is_known(rig: Any, start: Any)
 async def test_a_redis_that_hangs_holds_a_request_up_for_no_longer_than_the_timeout(
     rig: Any, start: Any
 ) -> None:
-    one = start()
-    await one.cache.set("k", "kept")
+    await start().cache.set("k", "kept")
+    one = start(QUICK)
     rig.freeze()
     try:
-        began = time.perf_counter()
-        assert (
-            await asyncio.gather(*(one.cache.get_or_compute(f"k{n}", value) for n in range(50)))
-            == ["computed"] * 50
-        )
-        assert time.perf_counter() - began < 2
+        work = asyncio.gather(*(one.cache.get_or_compute(f"k{n}", value) for n in range(50)))
+        assert await quickly(work) == ["computed"] * 50
         assert one.store.away
         assert await quickly(one.cache.get_or_compute("k", value)) == "computed"
     finally:
         rig.thaw()
     await one.back()
-    assert await one.cache.get("k") == "kept"
+    assert await start().cache.get("k") == "kept"
 
 
 @pytest.mark.parametrize("how", ["invalidate", "delete", "set"])
 async def test_what_changed_while_redis_hung_is_not_found_as_it_was(rig: Any, start: Any, how: str) -> None:
     """The entry outlives the outage; the removal that did not reach it must not be lost."""
-    one = start()
-    await one.cache.set("k", "old", tags=["t"])
+    await start().cache.set("k", "old", tags=["t"])
+    one = start(QUICK)
     rig.freeze()
     try:
         match how:
@@ -174,7 +184,7 @@ async def test_what_changed_while_redis_hung_is_not_found_as_it_was(rig: Any, st
 
 async def test_a_removal_goes_on_when_whoever_asked_for_it_is_cancelled(rig: Any, start: Any) -> None:
     await start().cache.set("k", "old", tags=["t"])
-    one = start()
+    one = start(QUICK)
     await one.store.open()  # but it is not connected yet: its command waits for a greeting that does not come
     rig.freeze()
     try:
@@ -183,22 +193,22 @@ async def test_a_removal_goes_on_when_whoever_asked_for_it_is_cancelled(rig: Any
         removing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await removing
-        await asyncio.sleep(0.15)
+        await until(lambda: one.store.away)  # it went on, and found that Redis hangs
     finally:
         rig.thaw()
     await one.back()
-    assert await one.cache.get("k") is None
+    assert await start().cache.get("k") is None
 
 
 async def test_more_removals_than_are_remembered_remove_everything_of_the_module_and_nothing_else(
     rig: Any, start: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("moorage.cache.resilient._MOST_OWED", 10)
-    one = start()
-    other = Cache(one.cache._engine, Names(b"test:of-another-module:"))
+    before, one = start(), start(QUICK)
+    other = Cache(before.cache._engine, Names(b"test:of-another-module:"))
     await other.set("k", "stays")
     for n in range(20):
-        await one.cache.set(f"k{n}", n)
+        await before.cache.set(f"k{n}", n)
     rig.freeze()
     try:
         for n in range(20):
@@ -206,7 +216,7 @@ async def test_more_removals_than_are_remembered_remove_everything_of_the_module
     finally:
         rig.thaw()
     await one.back()
-    assert [await one.cache.get(f"k{n}") for n in range(20)] == [None] * 20
+    assert [await before.cache.get(f"k{n}") for n in range(20)] == [None] * 20
     assert await other.get("k") == "stays"
 
 
@@ -277,8 +287,7 @@ async def test_connections_stay_within_their_limit(rig: Any, start: Any) -> None
     one = start()
     client = (await one.store.open())._client
     await asyncio.gather(*(one.cache.get(f"k{n}") for n in range(200)))
-    if one.store.away:  # this machine is too slow for 200 at once in 100 ms; that is the next best
-        await one.back()
+    assert not one.store.away
     clients = await client.client_list()
     assert len([each for each in clients if each["name"] == "t"]) <= 10
 
@@ -316,9 +325,12 @@ async def test_nobody_reads_what_was_ended_before_however_redis_fares(rig: Any, 
     """A writer, many readers, and a Redis that hangs and dies between any two steps: no read is older than the last
     write that was over when the read began.
     """
-    one = start()
+    one = start(0.1)
     written = ended = reads = 0
     stop = asyncio.Event()
+
+    def hits() -> float:
+        return one.metrics.registry.get_sample_value("cache_hits_total", {"state": "fresh"}) or 0
 
     async def load() -> int:
         seen = written
@@ -351,6 +363,7 @@ async def test_nobody_reads_what_was_ended_before_however_redis_fares(rig: Any, 
             await asyncio.to_thread(mend)
         await one.back()
         await asyncio.sleep(0.3)
+        await until(lambda: reads > 200 and written > 20 and hits() > 20, 120)  # a busy machine takes longer
         stop.set()
 
     async with asyncio.TaskGroup() as group:
@@ -358,5 +371,4 @@ async def test_nobody_reads_what_was_ended_before_however_redis_fares(rig: Any, 
             group.create_task(work())
     assert reads > 200
     assert written > 20
-    hits = one.metrics.registry.get_sample_value("cache_hits_total", {"state": "fresh"}) or 0
-    assert hits > 20
+    assert hits() > 20

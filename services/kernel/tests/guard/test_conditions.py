@@ -256,9 +256,9 @@ def test_the_worst_condition_ends_soon() -> None:
     source = " || ".join([f"!user.permissions.all(r, {body} || true)"] * 4)
     condition = compile_condition(source)
     variables = {"user": {"permissions": [f"blog.resource.action-{at}" for at in range(256)]}}
-    began = time.perf_counter()
+    began = time.process_time()
     condition.holds(variables)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def test_the_evaluator_comes_without_its_terminal_interface() -> None:

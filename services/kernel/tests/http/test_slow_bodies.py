@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from moorage import Db, Model, Module
 from moorage.testing import ModuleHarness, SchemaDatabase
+from rigs.waiting import until
 
 pytestmark = pytest.mark.postgres
 Serve = Callable[..., Awaitable[ModuleHarness]]
@@ -63,12 +64,16 @@ async def test_slow_bodies_hold_no_connection_of_the_database(
     limits = {"DATABASE_MAX_CONNECTIONS": "2", "DATABASE_MAX_IDLE_CONNECTIONS": "2"}
     schema = await kernel_schema()
     shop = await serve(
-        module(), rules, environ={"DATABASE_DSN": schema.app_dsn, "DATABASE_ACQUIRE_TIMEOUT": "1s", **limits}
+        module(), rules, environ={"DATABASE_DSN": schema.app_dsn, "DATABASE_ACQUIRE_TIMEOUT": "5s", **limits}
     )
     go_on = asyncio.Event()
 
+    begun = 0
+
     async def body() -> AsyncIterator[bytes]:
+        nonlocal begun
         yield b'{"name": '
+        begun += 1
         await go_on.wait()
         yield b'"x"}'
 
@@ -77,7 +82,14 @@ async def test_slow_bodies_hold_no_connection_of_the_database(
         return asyncio.create_task(shop.anonymous().post(path, data=body(), headers=headers))
 
     slow = [send(number) for number in range(4)]
-    await asyncio.sleep(0.5)
+
+    async def all_begun() -> bool:
+        """Each is being answered, or was without its body."""
+        metrics = (await shop.admin.get("/metrics")).content.decode()
+        answered = sum(one.done() for one in slow)
+        return begun == 4 and f"http_requests_in_flight {4 - answered}.0" in metrics
+
+    await until(all_begun)
     assert (await shop.anonymous().post("/look")).status == 204
     go_on.set()
     assert [answer.status for answer in await asyncio.gather(*slow)] == [status] * 4

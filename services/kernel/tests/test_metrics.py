@@ -177,7 +177,7 @@ async def test_requests_do_not_wait_for_who_reads_the_metrics(metrics: Metrics) 
     while not reading.done():
         await asyncio.sleep(0)
         turns += 1
-    assert turns > 50
+    assert turns > 10
     assert (await reading)[0].count(b"\n") > 5000
 
 

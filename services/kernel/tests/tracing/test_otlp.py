@@ -19,6 +19,7 @@ from moorage.metrics import Metrics
 from moorage.tracing import NullTracer, Tracer, Unrecorded, current_trace, inject
 from moorage.tracing.choosing import Tracing, endpoint
 from rigs import otlp
+from rigs.waiting import until
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -306,10 +307,12 @@ async def test_a_collector_that_is_down_costs_a_metric_and_one_line(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
     metrics = Metrics(module="notes", version="1", revision="r")
     async with tracing(tmp_path, "http://127.0.0.1:9", metrics) as tracer:
-        for _ in range(3):
+        for number in range(1, 4):
             with tracer.span("a"):
                 pass
-            await asyncio.sleep(0.4)
+            await until(
+                lambda number=number: value(metrics, "tracing_spans_total", outcome="failed") == number
+            )
     assert value(metrics, "tracing_spans_total", outcome="failed") == 3
     assert value(metrics, "tracing_spans_total", outcome="exported") == 0
     (line,) = [line for line in log_lines() if line["level"] != "debug"]
@@ -343,8 +346,12 @@ async def test_a_full_queue_drops_and_counts_and_says_nothing(
 
 
 async def test_a_collector_that_does_not_answer_does_not_hold_the_stop(
-    collector: otlp.Collector, tmp_path: Path, log_lines: Callable[[], list[dict[str, Any]]]
+    collector: otlp.Collector,
+    tmp_path: Path,
+    log_lines: Callable[[], list[dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "60")
     collector.silent = True
     chosen = choose(tmp_path, TRACING_OTLP_ENDPOINT=collector.url)
     with chosen.tracer.span("a"):
@@ -352,7 +359,7 @@ async def test_a_collector_that_does_not_answer_does_not_hold_the_stop(
     assert chosen.exporting is not None
     began = time.monotonic()
     await chosen.exporting.close(0.3)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 15
     assert "spans were not sent in time and are lost" in {line["message"] for line in log_lines()}
 
 

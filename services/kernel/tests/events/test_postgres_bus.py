@@ -65,10 +65,10 @@ class Mail(PostgresSubscriber):
     async def change(self, partitions: frozenset[Partition]) -> None:
         self.partitions = partitions
 
-    async def has(self, many: int, within: float = 10.0) -> None:
+    async def has(self, many: int, within: float = 30.0) -> None:
         await until(lambda: len(self.partitions) == many, within)
 
-    async def take(self, many: int, within: float = 10.0) -> list[Delivery]:
+    async def take(self, many: int, within: float = 30.0) -> list[Delivery]:
         taken: list[Delivery] = []
         async with asyncio.timeout(within):
             while len(taken) < many:
@@ -102,18 +102,29 @@ async def cut(bus: PostgresBus) -> None:
 async def test_a_waiting_member_is_woken_within_milliseconds(
     bus: PostgresBus, shop: PostgresPublisher
 ) -> None:
-    mail = await Mail(bus).join()
+    """Compared with the server's own notifications, on whatever machine this is."""
+    mail = await Mail(bus, poll=60.0).join()
     await mail.has(8)
+    heard, control = asyncio.Event(), []
+    listener = await asyncpg.connect(bus.admin_dsn)
+    await listener.add_listener("control", lambda *_: heard.set())
     took = []
     for number in range(20):
+        heard.clear()
+        began = time.perf_counter()
+        await listener.execute("NOTIFY control")
+        await heard.wait()
+        control.append(time.perf_counter() - began)
         waiting = asyncio.create_task(mail.take(1))
         await asyncio.sleep(0.02)
         began = time.perf_counter()
         await shop.publish(messages([number]))
         await waiting
         took.append(time.perf_counter() - began)
+    await listener.close()
     await mail.close()
-    assert statistics.median(took) < 0.05, took  # with the commit; idle machines need 3 ms
+    # With the commit; idle machines need 3 ms, and 0.5 ms for the control.
+    assert statistics.median(took) < 0.05 + 10 * statistics.median(control), (took, control)
 
 
 async def test_positions_have_no_gaps_and_nothing_comes_late(bus: PostgresBus) -> None:
@@ -175,7 +186,7 @@ from moorage.events.postgres import PostgresSubscriber
 async def main():
     async def change(partitions):
         print(len(partitions), flush=True)
-    mail = PostgresSubscriber(Database(dsn=SecretStr(sys.argv[1])), name="mail")
+    mail = PostgresSubscriber(Database(dsn=SecretStr(sys.argv[1])), name="mail", lease=60.0)
     await mail.open(["shop.order"], change)
     while True:
         await mail.fetch(100, 1.0)
@@ -191,14 +202,14 @@ async def test_a_killed_process_is_replaced_in_seconds_although_its_lease_goes_o
     try:
         assert process.stdout is not None
         assert await process.stdout.readline() == b"8\n"
-        mail = await Mail(bus, lease=15.0).join()
+        mail = await Mail(bus, lease=60.0).join()
         await mail.has(4)
     finally:
         process.kill()
         await process.wait()
     began = time.monotonic()
-    await mail.has(8)
-    assert time.monotonic() - began < 5.0
+    await mail.has(8, 50)
+    assert time.monotonic() - began < 20
     await mail.close()
 
 

@@ -68,7 +68,7 @@ class Stock:
             case "/shelf/tea":
                 return web.json_response({"left": 3, "newer": True})
             case "/slow":
-                await asyncio.sleep(20)
+                await asyncio.sleep(3600)
             case "/busy" if len(self.seen) == 1:
                 return web.json_response({}, status=503)
             case "/busy":
@@ -118,7 +118,7 @@ async def clients(backend: str, stock: Stock, tmp_path: Path) -> AsyncIterator[C
     token.write_text("own")
     targets: dict[str, Target] = {}
     caller = Caller(
-        ClientSettings(),
+        ClientSettings(timeout=60, connect_timeout=20),
         places=places,
         identity=OwnToken(token),
         counts=Counts(Metrics(module="m", version="1", revision=""), lambda: states(targets)),
@@ -139,10 +139,10 @@ async def test_a_core_module_is_found_without_its_namespace(clients: Clients) ->
 
 
 async def test_the_own_token_and_what_time_is_left_go_along(clients: Clients, stock: Stock) -> None:
-    await clients("stock").get("/shelf/tea", timeout=2)
+    await clients("stock").get("/shelf/tea", timeout=20)
     headers = stock.seen[0].headers
     assert headers["Authorization"] == "Bearer own"
-    assert 1000 < int(headers["X-Moorage-Timeout-Ms"]) <= 2000
+    assert 10_000 < int(headers["X-Moorage-Timeout-Ms"]) <= 20_000
 
 
 async def test_a_refusal_is_an_error_with_the_others_code(clients: Clients) -> None:
@@ -172,7 +172,7 @@ async def test_a_call_ends_in_time(clients: Clients) -> None:
     began = asyncio.get_running_loop().time()
     with pytest.raises(UpstreamTimeout):
         await clients("stock").get("/slow", timeout=0.2)
-    assert asyncio.get_running_loop().time() - began < 1
+    assert asyncio.get_running_loop().time() - began < 10
 
 
 async def test_every_failure_is_of_one_kind(clients: Clients) -> None:

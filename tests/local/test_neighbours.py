@@ -37,7 +37,7 @@ def publish(up: Up, title: str) -> str:
     return str(made.body["id"])
 
 
-def wait_for_headline(up: Up, post: str, timeout_s: float = 15.0) -> None:
+def wait_for_headline(up: Up, post: str, timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while (answer := call(up.url + HEADLINES)).status != 200 or post not in {
         one["post_id"] for one in answer.body["items"]
@@ -50,7 +50,7 @@ def test_an_event_of_one_module_reaches_the_other(running: Up) -> None:
     post = publish(running, "Hello")
     began = time.monotonic()
     wait_for_headline(running, post)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_events_wait_for_a_module_that_was_killed(running: Up) -> None:

@@ -104,12 +104,14 @@ async def test_children_do_not_share_imports_or_module_names(zygote: Zygote, tmp
 async def test_the_preloaded_parent_has_one_thread_and_forks_fast(program: Callable[..., Launch]) -> None:
     """More threads would make a fork unsafe: whatever lock they hold stays held in the child."""
     zygote = Zygote()
+    began = time.monotonic()
     await zygote.start()
+    started = time.monotonic() - began
     assert zygote.pid is not None
     assert psutil.Process(zygote.pid).num_threads() == 1
     began = time.monotonic()
     children = [await zygote.spawn(program("run")) for _ in range(6)]
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 2.0 + started, "six of them, and still about as long as its own imports"
     assert len({child.pid for child in children}) == 6
     await zygote.close(kill=True)
     assert all(gone(child.pid) for child in children)

@@ -120,8 +120,8 @@ class Mayhem:
     random: random.Random
     done: Counter[str] = field(default_factory=Counter)
 
-    async def go_on(self, seconds: float) -> None:
-        """Do so for *seconds*, every kind of thing at least once; afterwards everything runs again."""
+    async def go_on(self, seconds: float, enough: Callable[[], bool]) -> None:
+        """Do so for *seconds* and until *enough*, every kind of thing at least once; then everything runs again."""
         actions: list[tuple[str, Callable[[], Awaitable[None]]]] = [
             ("kill relay's process", lambda: self._kill("shop")),
             ("kill consumer's process", lambda: self._kill("ledger")),
@@ -135,14 +135,14 @@ class Mayhem:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         waiting: list[tuple[str, Callable[[], Awaitable[None]]]] = []
-        while loop.time() < until or waiting:
+        while loop.time() < until or waiting or not enough():
             if not waiting:
                 waiting = self.random.sample(actions, len(actions))
             name, act = waiting.pop()
             await asyncio.sleep(self.random.uniform(0.0, 1.5))
             await act()
             self.done[name] += 1
-            if loop.time() > until and len(self.done) == len(actions):
+            if loop.time() > until and len(self.done) == len(actions) and enough():
                 break
 
     async def settle(self) -> None:

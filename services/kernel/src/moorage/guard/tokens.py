@@ -233,14 +233,18 @@ class TokenVerifier:
         `Unauthenticated`.
         """
         known = self._known.get(authorization)
+        if known is None:
+            match = _BEARER.fullmatch(authorization)
+            if match is None:
+                raise _invalid("the Authorization header is not of the form `Bearer <token>`")
+            # One token takes one place, however the field is spelled: else the holder of one could fill them all.
+            authorization = f"Bearer {match[1]}"
+            known = self._known.get(authorization)
         if known is not None:
             if known.not_before <= now < known.expires:
                 return known
             del self._known[authorization]
-        match = _BEARER.fullmatch(authorization)
-        if match is None:
-            raise _invalid("the Authorization header is not of the form `Bearer <token>`")
-        verified = self.verify(match.group(1), now)
+        verified = self.verify(authorization.removeprefix("Bearer "), now)
         if len(self._known) >= self._remember:
             # The oldest goes: access tokens live 15 minutes, so the oldest is also the first to expire.
             del self._known[next(iter(self._known))]
@@ -340,11 +344,11 @@ class _Issuer:
             raise _invalid("exp, iat or nbf is missing or not a number")
         expires = float(exp) + LEEWAY
         not_before = max(float(iat), float(nbf)) - LEEWAY
-        if now >= expires:
+        if not now < expires:  # so that a clock that is no number lets nobody in
             raise Unauthenticated(
                 "The access token has expired.", code="token_expired", reason="the token has expired"
             )
-        if now < not_before:
+        if not now >= not_before:
             raise _invalid("the token is not valid yet")
         return expires, not_before
 

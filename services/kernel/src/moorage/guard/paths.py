@@ -64,7 +64,8 @@ def _decode(raw: str) -> str:
         raise _refuse("it holds a control character")
     if _ESCAPE.search(path) is not None:
         raise _refuse("it is encoded twice")
-    if any(segment and not segment.strip(".") for segment in path.split("/")):
+    # `..%3b` as well: who decodes first reads `..;`, and who then cuts the parameter off, `..`.
+    if any(segment and not segment.partition(";")[0].strip(".") for segment in path.split("/")):
         raise _refuse("it has a dot segment")
     return path
 

@@ -23,6 +23,7 @@ TRACEPARENT_HEADER: Final = traces.TRACEPARENT
 
 _IDENTITY_PREFIXES: Final = (
     "x-moorage-",
+    "x-user-",
     "x-forwarded-",
     "x-auth-request-",
     "x-authenticated-",
@@ -35,9 +36,8 @@ _IDENTITY_PREFIXES: Final = (
 )
 _IDENTITY: Final = frozenset(
     {
-        "x-user", "x-user-id", "x-userid", "x-user-email", "x-user-name", "x-username", "x-user-roles",
-        "x-user-role", "x-user-groups", "x-user-permissions", "x-role", "x-roles", "x-groups",
-        "x-permissions", "x-email", "x-tenant", "x-tenant-id", "x-webauth-user", "x-verified-user",
+        "x-user", "x-userid", "x-username", "x-role", "x-roles", "x-groups", "x-permissions", "x-email",
+        "x-tenant", "x-tenant-id", "x-webauth-user", "x-verified-user",
         "x-consumer-id", "x-consumer-username", "x-goog-authenticated-user-email", "auth-user",
         "remote-user", "remote-groups", "remote-email", "remote-name",
         # Addresses: only the guard says where a request came from.
@@ -47,6 +47,9 @@ _IDENTITY: Final = frozenset(
         "x-http-method", "x-http-method-override", "x-method-override", "proxy",
     }
 )  # fmt: skip
+_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+"""A field's name (RFC 9110, 5.6.2)."""
+_ODD = re.compile(r"[^a-z0-9-]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_HOPS: Final = 32
 
@@ -56,10 +59,13 @@ def is_identity_header(name: str) -> bool:
     """Whether a header of this name, sent from outside, would claim who or where the caller is, or another
     target.
 
-    Dots, underscores and case make no difference: CGI, WSGI and many frameworks read ``X_User.Id`` as
-    ``X-User-Id``.
+    Dots, underscores, other signs and case make no difference: CGI, WSGI and many frameworks read ``X_User.Id``
+    as ``X-User-Id``. What is no name at all (``X-User-Id`` with a space behind it, or a letter that only looks
+    like one of these) nobody honest sends, and somebody might take it for any.
     """
-    plain = name.lower().replace("_", "-").replace(".", "-")
+    if _NAME.fullmatch(name) is None:
+        return True
+    plain = _ODD.sub("-", name.lower())
     return plain in _IDENTITY or plain.startswith(_IDENTITY_PREFIXES)
 
 
@@ -150,20 +156,23 @@ def client(peer: str | None, scheme: str, headers: Headers, trusted: TrustedProx
     return Client(str(address), scheme)
 
 
+_ADDRESS = re.compile(
+    r"(?P<v4>[0-9.]+)(?::[0-9]{1,5})?|\[(?P<bracketed>[^][]+)\](?::[0-9]{1,5})?|(?P<v6>[^][]+)"
+)
+
+
 @lru_cache(maxsize=4096)
 def parse_address(text: str | None) -> IPAddress | None:
-    """Read an address, with or without port; IPv4 in IPv6 (``::ffff:192.0.2.1``) is the IPv4 address it
-    stands for.
+    """Read an address, with or without port, whole or not at all; IPv4 in IPv6 (``::ffff:192.0.2.1``) is the IPv4
+    address it stands for.
     """
-    if not text:
+    match = _ADDRESS.fullmatch(text) if text else None
+    if match is None:
         return None
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
     try:
-        address = ipaddress.ip_address(text.partition("%")[0])
+        if match["v4"]:
+            return ipaddress.IPv4Address(match["v4"])
+        address = ipaddress.IPv6Address((match["bracketed"] or match["v6"]).partition("%")[0])
     except ValueError:
         return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
+    return address.ipv4_mapped or address

@@ -454,6 +454,7 @@ def test_a_decision_is_judged_by_one_policy_to_its_end(
         ([], 200),
         ([("Content-Length", "101")], 413),
         ([("Content-Length", "9" * 40)], 413),
+        ([("Content-Length", "9" * 5000)], 413),
         ([("Content-Length", "1"), ("Content-Length", "1")], 400),
         ([("Content-Length", "1"), ("Transfer-Encoding", "chunked")], 400),
         ([("Content-Length", "-1")], 400),

@@ -1,16 +1,23 @@
-"""Headers by which a client says who or where he is: no spelling counts, and a chain of proxies is read one way."""
+"""Headers by which a client says who or where he is: no spelling counts, and a chain of proxies is read one way.
+Nor does anything else in a header make the guard fail.
+"""
 
 import ipaddress
+import json
 import unicodedata
 from urllib.parse import quote
 
 import pytest
+from forger import NOW, World
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from moorage.errors import AppError, error_body
 from moorage.guard import headers as h
+from moorage.guard.engine import Guard, receive
 from moorage.guard.headers import TrustedProxies
+from moorage.guard.policy import BaseDocument, PermissionPolicy, Rule
 
 # ---- identity
 
@@ -211,3 +218,73 @@ def test_a_chain_has_an_end(length: int) -> None:
     assert h.client("10.0.0.1", "http", sent, TRUSTED).address == (
         "192.0.2.1" if length <= 32 else "10.0.0.2"
     )
+
+
+# ---- whatever they say
+
+READ = [
+    "Host", "Content-Length", "Transfer-Encoding", "Authorization", "X-Forwarded-For", "X-Forwarded-Proto",
+    "traceparent", "tracestate", "X-Request-ID", "Cookie", "X-Any",
+]  # fmt: skip
+ODD = [
+    "-1", "0" * 30, "chunked", "Bearer ", "Bearer a.b.c", "[", "[::1]:x", "\ud800", "00-" * 20, ",", "\x00",
+]  # fmt: skip
+CONDITION = "request.headers['x-any'] != 'x' && request.query.q != 'y'"
+
+
+@pytest.fixture(scope="module")
+def guarded() -> tuple[Guard, str]:
+    """A guard that reads all of a request, and a token for whom it lets in."""
+    world = World()
+    rules = [
+        Rule(name="open", path="/open", auth="none", max_body=10),
+        Rule(name="optional", path="/optional", auth="optional"),
+        Rule(name="shop", path="/shop", hosts=["*.shop.test"], max_body=10),
+        Rule(name="held", path="/held/{id}", permission="blog.post.read"),
+    ]
+    document = BaseDocument(
+        namespace="default",
+        module="blog",
+        sequence=1,
+        issued_at="",
+        issuers=world.document.issuers,
+        rules=rules,
+        permissions={"blog.post.read": PermissionPolicy(condition=CONDITION)},
+        grants={"author": ["blog.post.read"]},
+    )
+    guard = Guard.from_document(document, clock=lambda: NOW)
+    guard.bind_proxy()
+    return guard, f"Bearer {world.signers['user'].sign()}"
+
+
+@settings(max_examples=300, deadline=None, print_blob=True)
+@given(
+    st.sampled_from(
+        ["/open", "/optional", "/shop", "/held/1?q=x", "/held/1?q=x&q=y", "/held/%FF", "/held/1?%ff"]
+    ),
+    st.lists(
+        st.tuples(st.sampled_from(READ), st.text(max_size=20) | st.sampled_from(ODD))
+        | st.just(("Content-Length", "9" * 5000)),
+        max_size=6,
+    ),
+    st.sampled_from(["192.0.2.1", "10.0.0.1", None, "", "[", "\ud800", "%"]),
+    st.booleans(),
+)
+def test_no_header_makes_the_guard_fail(
+    guarded: tuple[Guard, str], target: str, said: list[tuple[str, str]], peer: str | None, with_token: bool
+) -> None:
+    """Whatever they say, the request is let in, or refused with an error of the 400s that a client can be told."""
+    guard, token = guarded
+    sent = CIMultiDict([*said, *([("Authorization", token)] if with_token else [])])
+    facts = receive("GET", target, sent, peer=peer, trusted=TRUSTED)
+    refused: AppError | None = None
+    try:
+        decision = guard.decide(facts)
+    except AppError as error:
+        refused = error
+    if refused is not None:
+        told = error_body(refused, facts.request_id)
+        assert (refused.status // 100, json.loads(json.dumps(told))) == (4, told)
+        return
+    assert decision.user is not None or decision.name in ("open", "optional")
+    assert "".join(decision.upstream_headers().values()).isprintable()

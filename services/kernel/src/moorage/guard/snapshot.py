@@ -85,8 +85,7 @@ class Policy:
             raise DocumentError(f"rules: {exc}") from None
         self._known = _known(document)
         self.module_grants = {
-            key: _expanded(codes, self._known, known_only=False)
-            for key, codes in document.module_grants.items()
+            key: _expanded(codes, self._known) for key, codes in document.module_grants.items()
         }
         self._lay(before.overlay if before is not None else None, before)
 
@@ -185,23 +184,23 @@ def _grants(
     document: BaseDocument, known: frozenset[str], custom: Mapping[str, Sequence[str]]
 ) -> dict[str, frozenset[str]]:
     """What each role holds: by the base's grants, and by those of custom roles in addition."""
-    grants = {role: _expanded(codes, known, known_only=False) for role, codes in document.grants.items()}
+    grants = {role: _expanded(codes, known) for role, codes in document.grants.items()}
     for role, codes in custom.items():
-        grants[role] = grants.get(role, _NOTHING) | _expanded(codes, known, known_only=True)
+        grants[role] = grants.get(role, _NOTHING) | _expanded(codes, known)
     return grants
 
 
-def _expanded(codes: Iterable[str], known: frozenset[str], *, known_only: bool) -> frozenset[str]:
-    """*codes* with wildcards replaced by those of *known* that they stand for.
+def _expanded(codes: Iterable[str], known: frozenset[str]) -> frozenset[str]:
+    """*codes* with wildcards replaced by those of *known* that they stand for, and without others.
 
-    Args:
-        known_only: leave out single codes that are not known: an overlay tells of every module's.
+    An overlay tells of every module's codes; and of a permission that the document does not have its condition would be
+    missing, and count as none.
     """
     found: set[str] = set()
     for code in codes:
         if code.endswith(".*"):
             found.update(one for one in known if one.startswith(code[:-1]))
-        elif not known_only or code in known:
+        elif code in known:
             found.add(code)
     return frozenset(found)
 

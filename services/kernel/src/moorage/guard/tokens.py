@@ -35,6 +35,8 @@ _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +(\S+)")
 _TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _REFUSED_HEADERS: Final = frozenset({"crit", "jku", "jwk", "x5u", "x5c", "b64", "zip", "enc", "cty"})
 """Names that make a verifier fetch, trust or decode something that the token itself brings."""
+_PRIVATE: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+"""Members of JWKs that only their owner may know (RFC 7518, 6.2.2, 6.3.2 and 6.4)."""
 _MIN_RSA: Final = 2048
 _MAX_TIME: Final = 253_402_300_800
 """The year 10000, in seconds since the epoch."""
@@ -391,12 +393,12 @@ def _verification_key(jwk: Mapping[str, Any], algorithms: frozenset[str]) -> tup
     kid = jwk.get("kid")
     if not isinstance(kid, str) or not kid:
         raise ValueError("a key has no kid")
-    if "d" in jwk or jwk.get("kty") == "oct":
+    if _PRIVATE.intersection(jwk) or jwk.get("kty") == "oct":
         raise ValueError(f"key {kid} holds a secret: only public keys belong into a policy")
     if jwk.get("use", "sig") != "sig":
         raise ValueError(f"key {kid} is not for signatures")
     algorithm = jwk.get("alg") or {"EC": "ES256", "RSA": "RS256"}.get(str(jwk.get("kty")))
-    if algorithm not in algorithms:
+    if not isinstance(algorithm, str) or algorithm not in algorithms:
         raise ValueError(f"key {kid}: its algorithm {algorithm} is not one that its issuer may use")
     try:
         key = jwt.PyJWK(dict(jwk), algorithm)

@@ -149,3 +149,49 @@ def decode(target: str) -> str | None:
 def below(path: str, prefix: str) -> bool:
     """Whether *path* is *prefix* or lies under it."""
     return path == prefix or path.startswith(prefix + "/")
+
+
+@dataclass(frozen=True)
+class Who:
+    """Whose token a request bears: how it is signed, what it says, and which conditions are true of it."""
+
+    kind: str
+    issuer: str
+    audience: str
+    key: Mapping[str, str]
+    algorithm: str
+    names: tuple[str, ...]
+    true: frozenset[str]
+
+
+def allows(document: Any, method: str, host: str, path: str, who: Who | None) -> bool:
+    """Whether a policy document, as its JSON says, lets a request in; whatever is not as it should be does not."""
+    try:
+        return _allows(document, method, host, path, who)
+    except (KeyError, TypeError, AttributeError, ValueError, re.error):
+        return False
+
+
+def _allows(document: Any, method: str, host: str, path: str, who: Who | None) -> bool:
+    found = match([Rule.of(raw) for raw in document["rules"]], method, host, path)
+    if isinstance(found, Refused):
+        return False
+    [rule] = [raw for raw in document["rules"] if raw["name"] == found.name]
+    auth, code = rule.get("auth", "required"), rule.get("permission")
+    if auth == "none" or who is None:
+        return code is None and auth in ("none", "optional")
+    if not any(_trusts(issuer, who) for issuer in document["issuers"]):
+        return False
+    if code is None:
+        return True
+    holders = document.get("grants" if who.kind == "user" else "module_grants", {})
+    held = [granted for name in who.names for granted in holders.get(name, [])]
+    # A code of which the document does not say under which condition it counts, counts for nobody.
+    condition = document.get("permissions", {})[code].get("condition")
+    return code in held and (condition is None or condition in who.true)
+
+
+def _trusts(issuer: Any, who: Who) -> bool:
+    says = (issuer["issuer"], issuer["subject"], who.audience in issuer["audiences"])
+    known = [key for key in issuer["keys"] if all(key.get(name) == value for name, value in who.key.items())]
+    return says == (who.issuer, who.kind, True) and who.algorithm in issuer["algorithms"] and len(known) == 1

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import FILES, Bundle, Installation, open_guard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bundles import FILES, Bundle, Installation, open_guard
 from moorage.guard import signing
 from moorage.guard.policy import MAX_DOCUMENT
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
-from forger import NOW, World
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from multidict import CIMultiDict
 
+from forger import NOW, World
 from moorage.errors import Unauthenticated
 from moorage.guard.engine import Guard, receive
 from moorage.guard.tokens import LEEWAY, TokenVerifier

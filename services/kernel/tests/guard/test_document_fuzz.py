@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from bundles import HOSTS, MANY, OF_AN_AUTHOR, Installation, open_guard
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from forger import b64
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive
+from bundles import HOSTS, MANY, OF_AN_AUTHOR, Installation, open_guard
+from forger import b64
 from moorage.guard.policy import MAX_DOCUMENT, BaseDocument, DocumentError
 from moorage.guard.snapshot import Policy
 

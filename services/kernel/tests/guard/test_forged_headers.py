@@ -8,11 +8,11 @@ import unicodedata
 from urllib.parse import quote
 
 import pytest
-from forger import NOW, World
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from forger import NOW, World
 from moorage.errors import AppError, error_body
 from moorage.guard import headers as h
 from moorage.guard.engine import Guard, receive

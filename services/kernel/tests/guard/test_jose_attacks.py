@@ -14,6 +14,9 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
 from forger import (
     ADA,
     CLUSTER,
@@ -29,9 +32,6 @@ from forger import (
     kinds,
     unb64,
 )
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-
 from moorage.guard.identity import ModuleCaller, User
 from moorage.guard.tokens import ModuleClaims, UserClaims
 

@@ -7,11 +7,11 @@ import json
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from forger import CLUSTER, KINDS, NOW, USERS, World, attacks, b64, json_values, kinds, unb64
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from forger import CLUSTER, KINDS, NOW, USERS, World, attacks, b64, json_values, kinds, unb64
 from moorage.errors import Unauthenticated
 from moorage.guard.engine import receive
 from moorage.guard.tokens import UserClaims

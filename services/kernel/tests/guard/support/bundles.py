@@ -7,9 +7,9 @@ from itertools import count, product
 from pathlib import Path
 from typing import Any
 
-from forger import ADA, CLUSTER, NOW, USERS, World
 from multidict import CIMultiDict
 
+from forger import ADA, CLUSTER, NOW, USERS, World
 from moorage.errors import AppError
 from moorage.guard import signing
 from moorage.guard.engine import Guard, receive

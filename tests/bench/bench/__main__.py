@@ -4,11 +4,17 @@ import argparse
 import asyncio
 import importlib
 import sys
+from dataclasses import replace
+from typing import Final
 
 from bench.options import Options
+from bench.report import machine
 
 NAMES = ("events", "up")
 """Each is a module beside this one with ``async def measure(options) -> Report``."""
+
+_INTERRUPTED: Final = 130
+"""The exit status of what Ctrl-C has ended, as shells have it."""
 
 
 def main(arguments: list[str]) -> int:
@@ -22,7 +28,12 @@ def main(arguments: list[str]) -> int:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     options = Options(short=given.short, rounds=given.rounds or (1 if given.short else 5))
     for name in given.names or NAMES:
-        report = asyncio.run(importlib.import_module(f"bench.{name}").measure(options))
+        before = machine()  # its load is the benchmark's own afterwards
+        try:
+            report = asyncio.run(importlib.import_module(f"bench.{name}").measure(options))
+        except KeyboardInterrupt:  # every server was ended on the way here
+            return _INTERRUPTED
+        report = replace(report, machine=before)
         print(report.table())
         if not options.short:
             print(f"written to {report.write()}")

@@ -59,13 +59,15 @@ class Report:
     work: Mapping[str, Any]
     ratios: Mapping[str, Ratio]
     raw: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=lambda: machine())
+    """As it was before the benchmark, where whoever runs it has looked (`bench.__main__`)."""
 
     def document(self) -> dict[str, Any]:
         """The results file."""
         return {
             "name": self.name,
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": machine(),
+            "machine": dict(self.machine),
             "work": dict(self.work),
             "ratios": {name: ratio.document() for name, ratio in self.ratios.items()},
             "raw": dict(self.raw),

@@ -10,7 +10,7 @@ from typing import Final
 from bench.options import Options
 from bench.report import machine
 
-NAMES = ("events", "up")
+NAMES = ("events", "guard", "up")
 """Each is a module beside this one with ``async def measure(options) -> Report``."""
 
 _INTERRUPTED: Final = 130

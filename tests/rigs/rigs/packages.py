@@ -8,9 +8,11 @@ from testcluster import packages
 _PROOF: Final = {
     "default-jre-headless": "java",
     "maven": "mvn",
+    "nginx": "/usr/sbin/nginx",
     "pgbouncer": "/usr/sbin/pgbouncer",
     "postgresql-15": "/usr/lib/postgresql/15/bin/postgres",
     "redis-server": "redis-server",
+    "wrk": "wrk",
 }
 """Debian package → the program (or file) whose presence shows that it need not be installed."""
 

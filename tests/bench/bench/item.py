@@ -5,11 +5,13 @@ from typing import Any, Final
 
 PATH: Final = "/api/v1/shop/items"
 _SIZE: Final = 1024
+_ENCODE: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+"""`json.dumps` would make such an encoder for each call, which takes half of its time."""
 
 
 def encoded(item: dict[str, Any]) -> bytes:
     """*item* as pydantic writes it, too: no spaces, UTF-8."""
-    return json.dumps(item, separators=(",", ":"), ensure_ascii=False).encode()
+    return _ENCODE(item).encode()
 
 
 def _item() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from moorage.errors import AppError
 from moorage.guard.engine import Guard
 from moorage.guard.explain import Explanation, Question, explain, lines
 from moorage.guard.identity import User
+from moorage.guard.limits.document import Limit, Limits
 from moorage.guard.policy import BaseDocument, Rule
 
 ADA = UUID("3f0c8a52-6f0e-4f0b-9d53-0d7c5b1a2e11")
@@ -129,6 +130,21 @@ def test_rules_that_would_fit_as_well_are_named(make_document: Callable[..., Bas
     assert found.rule is not None
     assert found.rule.name == "mine"
     assert found.rule.also_fit == ["one (GET /a/{id})", "rest (any method /**)"]
+
+
+def test_the_limits_of_the_rule_are_said(make_document: Callable[..., BaseDocument]) -> None:
+    limits = Limits(
+        user=Limit(count=100, seconds=60),
+        address=Limit(count=5, seconds=1, scope="route/blog"),
+        rule=Limit(count=9, seconds=3600, scope="rule/one"),
+    )
+    rules = [Rule(name="one", path="/a", auth="none", limits=limits)]
+    found = explain(make_document(rules=rules), Question("GET", "/a"))
+    assert list(lines(found))[3:6] == [
+        ("limit", "user: 100 in 60 s, together with all rules of the module"),
+        ("", "address: 5 in 1 s, together with route/blog"),
+        ("", "rule: 9 in 3600 s"),
+    ]
 
 
 @pytest.mark.parametrize("roles", [(), ("author",), ("editor",), ("reader", "editor")])

@@ -72,7 +72,7 @@ def explain_command(
     resource: str | None,
     output: str,
 ) -> None:
-    """Say what the guard answers to METHOD PATH, and which rule, grant and condition decide it.
+    """Say what the guard answers to METHOD PATH, and which rule, limit, grant and condition decide it.
 
     Nothing is called and no token is needed: the request is judged as if the caller named here had made it, nobody if
     none is. Exits with 0 if it is allowed, also if that depends on the resource, and with 1 if it is refused.

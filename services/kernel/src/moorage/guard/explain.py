@@ -17,6 +17,7 @@ from moorage.guard import tokens
 from moorage.guard.conditions import Condition
 from moorage.guard.engine import Decision, Guard, receive, variables
 from moorage.guard.identity import User
+from moorage.guard.limits.document import Limits
 from moorage.guard.matcher import Matcher
 from moorage.guard.paths import parse_target
 from moorage.guard.policy import BaseDocument, Issuer
@@ -75,6 +76,8 @@ class RuleAnswer:
     hosts: list[str]
     auth: str
     params: dict[str, str]
+    limits: list[str] = field(default_factory=list)
+    """What bounds its requests, such as ``user: 100 in 60 s``."""
     also_fit: list[str] = field(default_factory=list)
     """Rules that would take the request as well, and are less specific."""
 
@@ -207,12 +210,23 @@ def _rule(
         hosts=list(rule.hosts),
         auth=rule.rule.auth,
         params=dict(decision.params if decision is not None else alone or {}),
+        limits=list(_limits(rule.rule.limits)),
         also_fit=[
             _shape(other)
             for other in policy.rules
             if other is not rule and _match(other, question) is not None
         ],
     )
+
+
+def _limits(limits: Limits | None) -> Iterable[str]:
+    if limits is None:
+        return
+    for name, limit in (("user", limits.user), ("address", limits.address), ("rule", limits.rule)):
+        if limit is not None:
+            together = f", together with {limit.scope}" if limit.scope.startswith("route/") else ""
+            together = together or ("" if limit.scope else ", together with all rules of the module")
+            yield f"{name}: {limit.count} in {limit.seconds} s{together}"
 
 
 def _named(policy: Policy, name: str | None) -> CompiledRule | None:
@@ -295,6 +309,7 @@ def lines(explanation: Explanation) -> Iterable[tuple[str, str]]:
     yield "caller", explanation.caller
     if rule is not None:
         yield "token", rule.auth
+        yield from (("limit" if number == 0 else "", text) for number, text in enumerate(rule.limits))
     if permission is not None:
         yield from _permission_lines(permission)
     yield "answer", _answer(explanation)

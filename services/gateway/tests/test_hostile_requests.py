@@ -130,6 +130,15 @@ async def test_a_trusted_proxys_word_counts_from_the_right(net, said, passed):
     assert fields["x-forwarded-host"] == "shop.example"
 
 
+async def test_of_several_forwarded_hosts_the_last_one_is_the_proxys(net):
+    edge = await net.proxy(await net.serve(show), trusted=("127.0.0.0/8",))
+    answer = await edge.raw(
+        b"GET / HTTP/1.1\r\nHost: pod\r\nConnection: close\r\nX-Forwarded-For: 203.0.113.7\r\n"
+        b"X-Forwarded-Host: evil\r\nX-Forwarded-Host: evil, shop.example\r\n\r\n"
+    )
+    assert fields_of(answer)["x-forwarded-host"] == "shop.example"
+
+
 async def test_a_request_id_of_the_client_is_kept_and_echoed_if_it_is_harmless(net):
     edge = await net.proxy(await net.serve(show))
     for given_id, kept in (("abc-1", True), ("a b", False), ("x" * 200, False), ('"><script>', False)):

@@ -18,7 +18,8 @@ from moorage import errors
 from moorage import trace as traces
 from moorage.guard import headers as names
 from moorage.guard.cors import Preflight
-from moorage.guard.engine import Decision, Guard, RequestFacts, receive
+from moorage.guard.decision import Decision, RequestFacts, receive
+from moorage.guard.engine import Guard
 from moorage.http.server import HSTS, SECURITY_HEADERS, error_response
 from moorage.metrics import UNMATCHED, Metrics
 from moorage.tracing import NullTracer, Span, Tracer

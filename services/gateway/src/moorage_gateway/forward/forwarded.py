@@ -34,7 +34,8 @@ def origin(
     address = trust.parse_address(peer) if trusted else None
     if address is None or address not in trusted:
         return Origin(peer, peer, request.scheme, host)
-    said = request.headers.get("X-Forwarded-Host", "").rpartition(",")[2].strip()
+    # Of several the last one: the proxy appended it, those before it may be the client's.
+    said = ",".join(request.headers.getall("X-Forwarded-Host", [])).rpartition(",")[2].strip()
     found = client.address or peer
     return Origin(
         client=found,

@@ -18,7 +18,7 @@ from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 from yarl import URL
 
 from moorage import errors
-from moorage.guard.engine import Decision
+from moorage.guard.decision import Decision
 from moorage.guard.lasting import Lasting
 from moorage.http.websocket import EXPIRED, code_for
 from moorage_gateway.forward import headers as fields

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from moorage.errors import RateLimited
-from moorage.guard.engine import Guard, receive
+from moorage.guard.decision import receive
+from moorage.guard.engine import Guard
 from moorage.guard.limits import gcra
 from moorage.guard.limits.buckets import Buckets
 from moorage.guard.limits.document import Limit, Limits

@@ -22,8 +22,9 @@ from moorage.cli import main
 from moorage.config.settings import Settings
 from moorage.guard import conditions, cors, headers, paths, reserved, values
 from moorage.guard.compiler import compile_base
+from moorage.guard.decision import receive
 from moorage.guard.edge import Edge
-from moorage.guard.engine import Guard, receive
+from moorage.guard.engine import Guard
 from moorage.guard.identity import User
 from moorage.guard.limits.document import Limit, Limits
 from moorage.guard.limits.limiter import BAD_TOKEN_COST, Limiter

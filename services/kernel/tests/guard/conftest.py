@@ -8,7 +8,8 @@ import pytest
 from multidict import CIMultiDict
 
 from moorage.guard import tokens
-from moorage.guard.engine import Decision, Guard, RequestFacts, receive
+from moorage.guard.decision import Decision, RequestFacts, receive
+from moorage.guard.engine import Guard
 from moorage.guard.policy import BaseDocument, Issuer, PermissionPolicy, Rule
 
 NOW = 1_800_000_000.0

@@ -10,7 +10,8 @@ from multidict import CIMultiDict
 
 from forger import NOW, World
 from moorage.errors import Unauthenticated
-from moorage.guard.engine import Guard, receive
+from moorage.guard.decision import receive
+from moorage.guard.engine import Guard
 from moorage.guard.tokens import LEEWAY, TokenVerifier
 
 REMEMBERED = 3

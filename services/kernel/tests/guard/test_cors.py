@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from moorage.errors import AppError, Forbidden, Unauthenticated
 from moorage.guard.cors import EXPOSED, Cors, CrossOrigin, Preflight, serialized, vary
-from moorage.guard.engine import Guard, RequestFacts
+from moorage.guard.decision import RequestFacts
+from moorage.guard.engine import Guard
 from moorage.guard.policy import Rule
 
 APP = "https://app.example.com"

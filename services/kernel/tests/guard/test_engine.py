@@ -12,7 +12,8 @@ from multidict import CIMultiDict
 from moorage import errors
 from moorage.errors import AppError, Forbidden, Unauthenticated, Unavailable
 from moorage.guard import tokens
-from moorage.guard.engine import Decision, Guard, receive
+from moorage.guard.decision import Decision, receive
+from moorage.guard.engine import Guard
 from moorage.guard.headers import TrustedProxies
 from moorage.guard.identity import ModuleCaller, User
 from moorage.guard.policy import BaseDocument, DocumentError, Issuer, PermissionPolicy, Rule

@@ -15,7 +15,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from forger import NOW, World
 from moorage.errors import AppError, error_body
 from moorage.guard import headers as h
-from moorage.guard.engine import Guard, receive
+from moorage.guard.decision import receive
+from moorage.guard.engine import Guard
 from moorage.guard.headers import TrustedProxies
 from moorage.guard.policy import BaseDocument, PermissionPolicy, Rule
 

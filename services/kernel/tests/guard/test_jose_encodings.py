@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 
 from forger import CLUSTER, KINDS, NOW, USERS, World, attacks, b64, json_values, kinds, unb64
 from moorage.errors import Unauthenticated
-from moorage.guard.engine import receive
+from moorage.guard.decision import receive
 from moorage.guard.tokens import UserClaims
 
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from moorage.errors import AppError, Unauthenticated, Unavailable
 from moorage.guard import tokens
-from moorage.guard.engine import Decision, Guard
+from moorage.guard.decision import Decision
+from moorage.guard.engine import Guard
 from moorage.guard.feed import Feed
 from moorage.guard.overlay import Change, Overlay, OverlayDocument, UserState
 from moorage.guard.policy import BaseDocument, DocumentError, Issuer, PermissionPolicy, Rule

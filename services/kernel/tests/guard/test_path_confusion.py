@@ -14,7 +14,8 @@ from multidict import CIMultiDict
 
 import naive
 from moorage.errors import AppError
-from moorage.guard.engine import Decision, Guard, receive
+from moorage.guard.decision import Decision, receive
+from moorage.guard.engine import Guard
 from moorage.guard.policy import BaseDocument, Rule
 from naive import Found
 

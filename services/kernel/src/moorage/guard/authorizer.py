@@ -1,6 +1,7 @@
 """The guard as handlers ask it, about what no rule can decide beforehand."""
 
-from moorage.guard.engine import Decision, Guard
+from moorage.guard.decision import Decision
+from moorage.guard.engine import Guard
 
 
 class Authorizer:

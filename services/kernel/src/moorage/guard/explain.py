@@ -15,7 +15,8 @@ from multidict import CIMultiDict
 from moorage.errors import AppError
 from moorage.guard import tokens
 from moorage.guard.conditions import Condition
-from moorage.guard.engine import Decision, Guard, receive, variables
+from moorage.guard.decision import Decision, receive, variables
+from moorage.guard.engine import Guard
 from moorage.guard.identity import User
 from moorage.guard.limits.document import Limits
 from moorage.guard.matcher import Matcher

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from moorage.errors import AppError, Forbidden, Unauthenticated
 
 if TYPE_CHECKING:
-    from moorage.guard.engine import Decision
+    from moorage.guard.decision import Decision
     from moorage.guard.snapshot import Policy
 
 logger = logging.getLogger("moorage.guard")

@@ -15,7 +15,8 @@ from moorage.config.live import Live, Snapshot
 from moorage.errorbus import ErrorBus
 from moorage.errors import AppError, Unavailable
 from moorage.guard.cors import Preflight
-from moorage.guard.engine import Decision, Guard, RequestFacts, receive
+from moorage.guard.decision import Decision, RequestFacts, receive
+from moorage.guard.engine import Guard
 from moorage.guard.headers import TrustedProxies
 from moorage.http.apidocs import ApiDocument
 from moorage.http.binding import Bound

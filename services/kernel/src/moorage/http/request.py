@@ -8,7 +8,8 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 
 from moorage.errors import BadRequest
-from moorage.guard.engine import Decision, Guard
+from moorage.guard.decision import Decision
+from moorage.guard.engine import Guard
 from moorage.guard.headers import has_identity, without_identity
 from moorage.http.deadline import Deadline
 from moorage.scope import Scope

@@ -27,7 +27,7 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from moorage.errors import AppError, Unauthenticated
-from moorage.guard.engine import Decision
+from moorage.guard.decision import Decision
 from moorage.guard.lasting import Lasting
 from moorage.http.request import ClientGone, Context
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from moorage.guard.engine import RequestFacts
+from moorage.guard.decision import RequestFacts
 from moorage.metrics import UNMATCHED
 from moorage.tracing import Span, Tracer, Value
 

@@ -8,7 +8,8 @@ import pytest
 
 from moorage.errors import AppError, Forbidden, RateLimited, Unauthenticated
 from moorage.guard import tokens
-from moorage.guard.engine import Decision, Guard
+from moorage.guard.decision import Decision
+from moorage.guard.engine import Guard
 from moorage.guard.headers import TrustedProxies
 from moorage.guard.limits.document import Limit, Limits
 from moorage.guard.limits.limiter import Limiter

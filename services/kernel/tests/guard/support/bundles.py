@@ -12,7 +12,8 @@ from multidict import CIMultiDict
 from forger import ADA, CLUSTER, NOW, USERS, World
 from moorage.errors import AppError
 from moorage.guard import signing
-from moorage.guard.engine import Guard, receive
+from moorage.guard.decision import receive
+from moorage.guard.engine import Guard
 from moorage.guard.policy import canonical_json
 from naive import Who
 

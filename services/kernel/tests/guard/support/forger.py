@@ -18,7 +18,8 @@ from multidict import CIMultiDict
 
 from moorage.errors import Unauthenticated
 from moorage.guard import tokens
-from moorage.guard.engine import Guard, receive
+from moorage.guard.decision import receive
+from moorage.guard.engine import Guard
 from moorage.guard.identity import ModuleCaller, User
 from moorage.guard.policy import BaseDocument, Issuer, Rule
 from moorage.guard.tokens import TokenVerifier

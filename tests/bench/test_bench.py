@@ -8,7 +8,7 @@ import jwt
 import pytest
 from pytest_aiohttp.plugin import AiohttpServer
 
-from bench import guard, load, up
+from bench import guard, guard_limits, load, up
 from bench.events import measure
 from bench.guard_trust import ROLE, Trust, UnguardedError, check_guard
 from bench.options import Options
@@ -59,6 +59,27 @@ async def test_guard_in_its_short_form(tmp_path: Path) -> None:
     for (sample,) in document["raw"].values():
         assert sample["requests"] > 0
         assert sample["rss_mb"] >= sample["private_mb"] > 0
+
+
+@pytest.mark.timeout(300)
+async def test_guard_limits_in_its_short_form(tmp_path: Path) -> None:
+    """Limits in Redis are one call for each request, and clients are told of them."""
+    with available():
+        report = await guard_limits.measure(Options(short=True, rounds=1))
+    document = json.loads(report.write(tmp_path).read_text())
+    assert report.name == "guard-limits"
+    assert set(document["ratios"]) == {
+        "memory_vs_unlimited",
+        "redis_vs_unlimited",
+        "memory_cpu_us",
+        "redis_cpu_us",
+        "redis_calls",
+        "redis_reads",
+    }
+    calls = document["ratios"]["redis_calls"]
+    assert calls["goal"] == 1
+    assert 0.9 < calls["min"] <= calls["max"] < 1.1
+    assert set(document["raw"]) == {"unlimited", "memory", "redis"}
 
 
 async def test_what_lets_everybody_in_is_no_side_of_the_guard_benchmark(

@@ -10,8 +10,8 @@ from typing import Final
 from bench.options import Options
 from bench.report import machine
 
-NAMES = ("events", "guard", "up")
-"""Each is a module beside this one with ``async def measure(options) -> Report``."""
+NAMES = ("events", "guard", "guard-limits", "up")
+"""Each is a module beside this one, with _ for -, with ``async def measure(options) -> Report``."""
 
 _INTERRUPTED: Final = 130
 """The exit status of what Ctrl-C has ended, as shells have it."""
@@ -28,9 +28,10 @@ def main(arguments: list[str]) -> int:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     options = Options(short=given.short, rounds=given.rounds or (1 if given.short else 5))
     for name in given.names or NAMES:
+        module = name.replace("-", "_")
         before = machine()  # its load is the benchmark's own afterwards
         try:
-            report = asyncio.run(importlib.import_module(f"bench.{name}").measure(options))
+            report = asyncio.run(importlib.import_module(f"bench.{module}").measure(options))
         except KeyboardInterrupt:  # every server was ended on the way here
             return _INTERRUPTED
         report = replace(report, machine=before)

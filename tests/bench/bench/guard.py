@@ -63,21 +63,21 @@ async def measure(options: Options) -> Report:
         for side in sides:
             for server in side.servers:
                 await server.listening()
-        await _check(sides, trust)
+        await check(sides, trust)
         if not options.short:  # caches, pools and allocators are warm in what counts
             for side in sides:
-                await _sample(side, trust, _WARM_SECONDS)
+                await sample(side, trust, _WARM_SECONDS)
         samples: dict[str, list[Sample]] = {side.name: [] for side in sides}
         for turn in range(options.rounds):
             for side in sides:
-                found = await _sample(side, trust, 1 if options.short else _SECONDS)
+                found = await sample(side, trust, 1 if options.short else _SECONDS)
                 samples[side.name].append(found)
                 say(f"round {turn + 1} of {options.rounds}, {side.name}: {found.document()}")
-        await _check(sides, trust)
+        await check(sides, trust)
     return _report(options, samples)
 
 
-async def _check(sides: list[Side], trust: Trust) -> None:
+async def check(sides: list[Side], trust: Trust) -> None:
     """Every side gives the right answers, and those that guard refuse the wrong ones; before and after the load."""
     async with aiohttp.ClientSession() as session:
         for side in sides:
@@ -89,7 +89,8 @@ async def _check(sides: list[Side], trust: Trust) -> None:
                 await check_observed(session, side.url, side.admin, side.servers[0].log, trust)
 
 
-async def _sample(side: Side, trust: Trust, seconds: int) -> Sample:
+async def sample(side: Side, trust: Trust, seconds: int) -> Sample:
+    """Load *side* for so long, and say what it took."""
     for log in side.logs:
         log.open("wb").close()  # a line for each of millions of requests would fill a disk
     before, app_before = side.cpu(), side.app.cpu() if side.app is not None else 0.0
@@ -104,33 +105,43 @@ async def _sample(side: Side, trust: Trust, seconds: int) -> Sample:
     )
 
 
+def against(ours: list[Sample], peer: list[Sample], figure: Callable[[Sample], float]) -> list[float]:
+    """*ours* divided by *peer* round by round: what else the machine did then, both have felt."""
+    return [figure(a) / figure(b) for a, b in zip(ours, peer, strict=True)]
+
+
+def rate(sample: Sample) -> float:
+    """Requests per second."""
+    return sample.load.per_second
+
+
+def p99(sample: Sample) -> float:
+    """Milliseconds in which 99 of 100 requests were answered."""
+    return sample.load.p99_ms
+
+
+def cpu(sample: Sample) -> float:
+    """Microseconds of the side's processor time for a request."""
+    return sample.cpu_us
+
+
 def _report(options: Options, samples: dict[str, list[Sample]]) -> Report:
-    def against(ours: str, peer: str, figure: Callable[[Sample], float]) -> list[float]:
-        """Divided round by round: what else the machine did then, both have felt."""
-        return [figure(a) / figure(b) for a, b in zip(samples[ours], samples[peer], strict=True)]
-
-    def rate(sample: Sample) -> float:
-        return sample.load.per_second
-
-    def p99(sample: Sample) -> float:
-        return sample.load.p99_ms
-
-    def cpu(sample: Sample) -> float:
-        return sample.cpu_us
+    def divided(ours: str, peer: str, figure: Callable[[Sample], float]) -> list[float]:
+        return against(samples[ours], samples[peer], figure)
 
     sidecar = [sample.memory for sample in samples["sidecar"]]
     ratios = {
-        "in_process_vs_bare": Ratio(against("in_process", "bare", rate), 0.6, "higher"),
-        "in_process_vs_envoy": Ratio(against("in_process", "envoy", rate), 2.0, "higher"),
-        "in_process_p99_vs_envoy": Ratio(against("in_process", "envoy", p99), 1.0, "lower"),
-        "in_process_vs_envoy_uncached": Ratio(against("in_process", "envoy_uncached", rate), None, "higher"),
-        "in_process_vs_nginx": Ratio(against("in_process", "nginx", rate), None, "higher"),
-        "sidecar_vs_envoy": Ratio(against("sidecar", "envoy", rate), 1.0, "higher"),
-        "sidecar_p99_vs_envoy": Ratio(against("sidecar", "envoy", p99), 1.0, "lower"),
-        "sidecar_cpu_vs_envoy": Ratio(against("sidecar", "envoy", cpu), 1.2, "lower"),
-        "sidecar_vs_envoy_uncached": Ratio(against("sidecar", "envoy_uncached", rate), None, "higher"),
-        "sidecar_cpu_vs_envoy_uncached": Ratio(against("sidecar", "envoy_uncached", cpu), None, "lower"),
-        "sidecar_vs_nginx": Ratio(against("sidecar", "nginx", rate), None, "higher"),
+        "in_process_vs_bare": Ratio(divided("in_process", "bare", rate), 0.6, "higher"),
+        "in_process_vs_envoy": Ratio(divided("in_process", "envoy", rate), 2.0, "higher"),
+        "in_process_p99_vs_envoy": Ratio(divided("in_process", "envoy", p99), 1.0, "lower"),
+        "in_process_vs_envoy_uncached": Ratio(divided("in_process", "envoy_uncached", rate), None, "higher"),
+        "in_process_vs_nginx": Ratio(divided("in_process", "nginx", rate), None, "higher"),
+        "sidecar_vs_envoy": Ratio(divided("sidecar", "envoy", rate), 1.0, "higher"),
+        "sidecar_p99_vs_envoy": Ratio(divided("sidecar", "envoy", p99), 1.0, "lower"),
+        "sidecar_cpu_vs_envoy": Ratio(divided("sidecar", "envoy", cpu), 1.2, "lower"),
+        "sidecar_vs_envoy_uncached": Ratio(divided("sidecar", "envoy_uncached", rate), None, "higher"),
+        "sidecar_cpu_vs_envoy_uncached": Ratio(divided("sidecar", "envoy_uncached", cpu), None, "lower"),
+        "sidecar_vs_nginx": Ratio(divided("sidecar", "nginx", rate), None, "higher"),
         "sidecar_rss_mb": Ratio([memory.resident for memory in sidecar], 60.0, "lower"),
         "sidecar_private_mb": Ratio([memory.private for memory in sidecar], None, "lower"),
     }

@@ -9,6 +9,7 @@ from typing import Final
 from bench import guard_peers as peers
 from bench.guard_trust import AUDIENCE, ISSUER, MODULE, NAMESPACE, ROLE, Trust
 from bench.server import PYTHON, Server, started
+from moorage.guard.limits.document import Limits
 from rigs.postgres15 import free_port
 
 _MODULE: Final = "bench_guard:shop"
@@ -55,15 +56,13 @@ class Starter:
 
     def __init__(self, stack: ExitStack, folder: Path, trust: Trust) -> None:
         self._stack, self._folder, self._trust = stack, folder, trust
-        self._policy = folder / "policy"
-        trust.write_policy(self._policy)
 
     def all(self) -> list[Side]:
         """Every side, in the order in which they take their turns; they may not listen yet."""
         app = self._run("app", [PYTHON, "-m", "bench.plain", "app"])
         return [
             Side("bare", (app,), guards=False),
-            self._in_process(),
+            self.in_process(),
             self._envoy("envoy", app, remembers=True),
             self._sidecar(app),
             self._envoy("envoy_uncached", app, remembers=False),
@@ -80,26 +79,38 @@ class Starter:
         log = self._folder / f"{name}.log"
         return self._stack.enter_context(started(name, command, port=port, log=log, environ=environ))
 
-    def _moorage(self, name: str, *command: str, app: Server | None = None) -> Side:
+    def in_process(
+        self, name: str = "in_process", limits: Limits | None = None, environ: dict[str, str] | None = None
+    ) -> Side:
+        """A module that guards itself, with *limits* for its rule."""
+        return self._moorage(name, "serve", _MODULE, limits=limits, more=environ)
+
+    def _moorage(
+        self,
+        name: str,
+        *command: str,
+        app: Server | None = None,
+        limits: Limits | None = None,
+        more: dict[str, str] | None = None,
+    ) -> Side:
         """A process of ours as the operator starts it, but for where it listens and where its files are."""
-        port, admin_port = free_port(), free_port()
+        port, admin_port, policy = free_port(), free_port(), self._folder / f"{name}-policy"
+        self._trust.write_policy(policy, limits)
         environ = {
             "MOORAGE_MODULE": MODULE,
             "MOORAGE_NAMESPACE": NAMESPACE,
-            "MOORAGE_POLICY_DIR": str(self._policy),
+            "MOORAGE_POLICY_DIR": str(policy),
             "SERVER_HOST": "127.0.0.1",
             "SERVER_PORT": str(port),
             "SERVER_SHUTDOWN_GRACE": "0s",
             "ADMIN_HOST": "127.0.0.1",
             "ADMIN_PORT": str(admin_port),
+            **(more or {}),
         }
         if app is not None:
             environ["UPSTREAM_PORT"] = str(app.port)
         server = self._start(name, [PYTHON, "-m", "moorage.cli", *command], port, environ)
         return Side(name, (server,), app, admin_port=admin_port, logs=(server.log,))
-
-    def _in_process(self) -> Side:
-        return self._moorage("in_process", "serve", _MODULE)
 
     def _sidecar(self, app: Server) -> Side:
         return self._moorage("sidecar", "sidecar", app=app)

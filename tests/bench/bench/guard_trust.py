@@ -12,6 +12,7 @@ import jwt
 
 from bench.item import BODY, ITEM, PATH
 from moorage.guard import signing, tokens
+from moorage.guard.limits.document import Limits
 from moorage.guard.policy import BaseDocument, Issuer, PermissionPolicy, Rule
 
 URL_PATH: Final = f"{PATH}/{ITEM['id']}"
@@ -54,8 +55,12 @@ class Trust:
             token = jwt.encode(claims, tokens.new_es256_key(), algorithm="ES256", headers=named)
         return {"Authorization": f"Bearer {token}"}
 
-    def write_policy(self, folder: Path) -> None:
-        """The signed document for Moorage's guards, in-process and sidecar: one rule, one permission."""
+    def write_policy(self, folder: Path, limits: Limits | None = None) -> None:
+        """The signed document for Moorage's guards, in-process and sidecar: one rule, one permission.
+
+        Args:
+            limits: of the rule; ``None``: it has none.
+        """
         issuer = Issuer(
             issuer=ISSUER, audiences=[AUDIENCE], algorithms=["ES256"], keys=[dict(self.jwk)], subject="user"
         )
@@ -65,7 +70,11 @@ class Trust:
             sequence=1,
             issued_at="2026-01-01T00:00:00Z",
             issuers=[issuer],
-            rules=[Rule(name="read", methods=["GET"], path=f"{PATH}/{{id}}", permission=_PERMISSION)],
+            rules=[
+                Rule(
+                    name="read", methods=["GET"], path=f"{PATH}/{{id}}", permission=_PERMISSION, limits=limits
+                )
+            ],
             permissions={_PERMISSION: PermissionPolicy()},
             grants={ROLE: [_PERMISSION]},
         )
@@ -97,7 +106,7 @@ async def check_observed(
     session: aiohttp.ClientSession, url: str, admin: str, log: Path, trust: Trust
 ) -> None:
     """Raise `UnguardedError` unless what is on in production is: metrics, request id, trace, a line in the log."""
-    before = await _counted(session, admin)
+    before = await counted(session, admin)
     headers = {**trust.header(ROLE), "traceparent": f"00-{_TRACE}-00f067aa0ba902b7-00"}
     async with session.get(url + URL_PATH, headers=headers) as answer:
         request_id = answer.headers.get("X-Request-ID", "")
@@ -105,7 +114,7 @@ async def check_observed(
         raise UnguardedError(f"{url} gives no request id")
     for _ in range(_TRIES):  # the sidecar counts and logs what it has sent
         logged = [line for line in _lines(log) if line.get("request_id") == request_id]
-        if logged and await _counted(session, admin) == before + 1:
+        if logged and await counted(session, admin) == before + 1:
             break
         await asyncio.sleep(0.1)
     else:
@@ -118,6 +127,7 @@ def _lines(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
 
 
-async def _counted(session: aiohttp.ClientSession, admin: str) -> float:
+async def counted(session: aiohttp.ClientSession, admin: str) -> float:
+    """Good answers, by the process's own count."""
     async with session.get(f"{admin}/metrics") as answer:
         return sum(float(number) for number in _COUNTED.findall(await answer.text()))

@@ -4,7 +4,7 @@ import string
 from urllib.parse import quote, unquote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from moorage.errors import BadRequest
@@ -81,10 +81,14 @@ def test_whatever_passes_reads_the_same_to_everyone(text: str) -> None:
 
 
 @given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=4))
+@example(["a;b", "a;", "..;x", ";"])
 def test_honest_segments_come_through(parts: list[str]) -> None:
     """Any printable text that hides nothing can be a segment, if it is percent-encoded."""
     honest = [
-        part for part in parts if part.isprintable() and part.strip(".") and not set(part) & set("/\\%")
+        part
+        for part in parts
+        # What stands before a `;` is what is left of it for a program that cuts parameters off.
+        if part.isprintable() and part.partition(";")[0].strip(".") and not set(part) & set("/\\%")
     ] or ["posts"]
     target = "/" + "/".join(quote(part, safe="") for part in honest)
     assert parse_target(target).path.split("/")[1:] == honest

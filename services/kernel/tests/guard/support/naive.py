@@ -188,7 +188,8 @@ def _allows(document: Any, method: str, host: str, path: str, who: Who | None) -
     held = [granted for name in who.names for granted in holders.get(name, [])]
     # A code of which the document does not say under which condition it counts, counts for nobody.
     condition = document.get("permissions", {})[code].get("condition")
-    return code in held and (condition is None or condition in who.true)
+    granted = any(code == one or (one.endswith(".*") and code.startswith(one[:-1])) for one in held)
+    return granted and (condition is None or condition in who.true)
 
 
 def _trusts(issuer: Any, who: Who) -> bool:

@@ -1,6 +1,7 @@
 """One request through guard, handler and answer, over a real connection."""
 
 import asyncio
+import gc
 import json
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
@@ -11,6 +12,7 @@ import pytest
 from pydantic import Field
 
 from moorage import Caller, Config, Conflict, Model, Module, NotFound, Out, Page, Paging, Query, Request, User
+from moorage.http.request import Context
 from moorage.testing import ModuleHarness
 
 Serve = Callable[..., Awaitable[ModuleHarness]]
@@ -455,3 +457,24 @@ async def test_a_request_is_logged_with_its_ids_and_without_its_query(
     assert (line["service"], line["status"], line["path"], line["route"]) == ("shop", 200, "/", "read")
     assert "hunter2" not in json.dumps(lines)
     assert ada.headers["Authorization"] not in json.dumps(lines)
+
+
+async def test_an_answered_request_leaves_nothing_to_the_collector_of_cycles(serve: Serve) -> None:
+    """Its pauses are what the slowest requests wait for."""
+    module = Module("shop")
+
+    @module.handle("read")
+    async def read() -> str:
+        return "x"
+
+    shop = await serve(module, [{"name": "read", "methods": ["GET"], "path": "/", "auth": "none"}])
+    client = shop.anonymous()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            assert (await client.get("/")).status == 200
+        left = sum(type(one) is Context for one in gc.get_objects())
+    finally:
+        gc.enable()
+    assert left <= 1

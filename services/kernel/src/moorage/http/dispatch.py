@@ -96,6 +96,9 @@ class Dispatcher:
                     response.force_close()
             finally:
                 self.metrics.in_flight.dec()
+                # The task's context would hold what holds the task: some forty objects of each request would wait for
+                # the collector of cycles, and all requests for its pauses.
+                current.set(None)
             _finish(response, facts, decision)
             rule, route = _met(decision, preflight, error)
             took = time.perf_counter() - began
@@ -154,7 +157,6 @@ class Dispatcher:
             stopping=self.stopping,
             found={ApiDocument: self.api},
         )
-        # aiohttp runs every request of a connection in one task: the next one replaces it.
         current.set(context)
         return context
 

@@ -15,10 +15,11 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from moorage.errors import Unauthenticated
-from moorage.guard.policy import DocumentError, Grant, Name, Role, canonical_json, strict_json
+from moorage.guard import policy
+from moorage.guard.policy import DocumentError, Grant, Name, Role, canonical_json
 from moorage.guard.tokens import UserClaims
 
 HEARTBEAT_S: Final = 5.0
@@ -108,17 +109,8 @@ D = TypeVar("D", bound=_Document)
 
 
 def parse(kind: type[D], content: bytes) -> D:
-    """Read a document strictly, as `policy.parse_document` does; raises `DocumentError`."""
-    if len(content) > MAX_DOCUMENT:
-        raise DocumentError(f"the document has {len(content)} bytes, more than {MAX_DOCUMENT}")
-    try:
-        return kind.model_validate(strict_json(content))
-    except ValidationError as exc:
-        first = exc.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "document"
-        raise DocumentError(f"{field}: {first['msg']} ({exc.error_count()} problem(s) in all)") from None
-    except (ValueError, RecursionError) as exc:
-        raise DocumentError(f"the document is not JSON that can be trusted: {exc}") from None
+    """Read one of the stream's documents, as `policy.parse` does; raises `DocumentError`."""
+    return policy.parse(kind, content, MAX_DOCUMENT)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ the trust anchor.
 """
 
 import json
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -33,6 +33,9 @@ Grant = Annotated[str, Field(pattern=r"^[a-z0-9.-]+(\.\*)?$", max_length=253)]
 """A code, or all known codes of the module that begin with what stands before ``.*``."""
 Role = Annotated[str, Field(min_length=1, max_length=128)]
 ModuleKey = Annotated[str, Field(pattern=rf"^{_LABEL}/{_LABEL}$", max_length=128)]
+
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class DocumentError(ValueError):
@@ -125,11 +128,20 @@ def canonical_json(value: object) -> bytes:
 
 
 def parse_document(content: bytes) -> BaseDocument:
-    """Read a document strictly: bounded, UTF-8, no duplicate keys, no unknown fields; raises `DocumentError`."""
-    if len(content) > MAX_DOCUMENT:
-        raise DocumentError(f"the document has {len(content)} bytes, more than {MAX_DOCUMENT}")
+    """Read a base document, as `parse` does; raises `DocumentError`."""
+    return parse(BaseDocument, content, MAX_DOCUMENT)
+
+
+def parse(kind: type[M], content: bytes, most: int) -> M:
+    """Read a document strictly: bounded, UTF-8, no duplicate keys, no unknown fields; raises `DocumentError`.
+
+    Args:
+        most: bytes.
+    """
+    if len(content) > most:
+        raise DocumentError(f"the document has {len(content)} bytes, more than {most}")
     try:
-        return BaseDocument.model_validate(strict_json(content))
+        return kind.model_validate(strict_json(content))
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "document"

@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 from multidict import CIMultiDict
 
-from moorage import errors
+from moorage import access, errors
 from moorage import trace as traces
 from moorage.guard import headers as names
 from moorage.guard.cors import Preflight
@@ -24,6 +24,7 @@ from moorage.http.server import HSTS, SECURITY_HEADERS, error_response
 from moorage.metrics import UNMATCHED, Metrics
 from moorage.tracing import NullTracer, Span, Tracer
 from moorage.tracing.http import calling, passed, served, serving
+from moorage.who import Asker, asker
 from moorage_gateway import message
 from moorage_gateway.forward import headers as fields
 from moorage_gateway.forward import http, websocket
@@ -33,12 +34,10 @@ from moorage_gateway.forward.response import abort
 from moorage_gateway.forward.upstream import Clients, Upstream
 
 log = structlog.get_logger("moorage.gateway")
-access = structlog.get_logger("moorage.access")
 
 NOT_UP_RETRY_S = 1
 CLIENT_GONE = 499
 """The status in log and metrics of a request whose client did not wait; nginx coined it."""
-_LOGGED_PATH = 512
 
 
 @dataclass(slots=True, eq=False)
@@ -141,10 +140,12 @@ class Proxy:
                 trusted=self.trusted,
             ),
         )
+        asker.set(Asker(exchange.facts.request_id))
         status = CLIENT_GONE
         self.active += 1
         self.idle.clear()
         with serving(self._tracer, exchange.facts) as span:
+            exchange.facts.trace = span.trace
             try:
                 response = await self._answer(exchange)
                 status = response.status
@@ -162,7 +163,7 @@ class Proxy:
         except errors.AppError as exc:
             exchange.error = exc
         except Exception as exc:
-            log.error("unexpected error", exc_info=exc, request_id=exchange.facts.request_id)
+            log.error("unexpected error", exc_info=exc)
             exchange.error = errors.AppError(reason=type(exc).__name__)
         if request.writer.output_size > 0:
             abort(request)
@@ -202,23 +203,15 @@ class Proxy:
         code = error.code if error else None
         served(span, facts, exchange.template or UNMATCHED, status, code)
         self._metrics.answered(facts.method, exchange.route, status, took, code, facts.trace)
-        fields: dict[str, object] = {
-            "method": facts.method,
-            "path": facts.target.partition("?")[0][:_LOGGED_PATH],  # a query may hold anything
-            "module": target.key if target else None,
-            "route": exchange.rule,
-            "status": status,
-            "duration_ms": round(took * 1000, 2),
-            "client": facts.client.address,
-            "request_id": facts.request_id,
-        }
-        if exchange.decision is not None and exchange.decision.user is not None:
-            fields["user_id"] = str(exchange.decision.user.id)
-        if error is not None:
-            fields["code"] = error.code
-            if error.reason:
-                fields["reason"] = error.reason
-        (access.warning if status >= 500 else access.info)("request", **fields)
+        access.write(
+            facts,
+            rule=exchange.rule,
+            status=status,
+            seconds=took,
+            error=error,
+            decision=exchange.decision,
+            module=target.key if target else None,
+        )
 
     async def _serve(self, exchange: Exchange) -> web.StreamResponse:
         request, facts = exchange.request, exchange.facts

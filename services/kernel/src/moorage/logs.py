@@ -4,6 +4,7 @@ Everything that is logged in this process, by structlog or by the standard libra
 context knows is added, `moorage.redaction` hides and shortens, lines that only repeat are counted instead of written.
 """
 
+import contextlib
 import json
 import logging
 import re
@@ -16,7 +17,7 @@ from typing import Any, Final, TextIO
 import structlog
 from structlog.typing import ExcInfo, Processor
 
-from moorage import redaction, trace
+from moorage import redaction, trace, who
 from moorage.config.settings import Settings
 from moorage.redaction import HIDDEN as HIDDEN
 
@@ -48,13 +49,14 @@ def configure(settings: Settings, *, service: str, for_good: bool = True) -> Non
     """Send everything that is logged in this process to standard output.
 
     Each line has time, level, message (``event``), logger, service and version; within a request also
-    request_id, trace_id, span_id, user_id and tenant_id (`structlog.contextvars`).
+    request_id, trace_id, span_id, user_id and tenant_id (`moorage.who`, `structlog.contextvars`).
     """
     form = settings.logging.format
     if form is None:
         form = "console" if settings.development or sys.stdout.isatty() else "json"
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        who.log_fields,
         trace.log_fields,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
@@ -74,7 +76,11 @@ def configure(settings: Settings, *, service: str, for_good: bool = True) -> Non
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=for_good,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler: logging.StreamHandler[TextIO]
+    if form == "json":
+        handler = Lines(sys.stdout, service=service, version=settings.moorage.version)
+    else:
+        handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -84,6 +90,36 @@ def configure(settings: Settings, *, service: str, for_good: bool = True) -> Non
     handler.addFilter(Repeats(settings.logging.repeats))
     logging.getLogger().handlers[:] = [handler]
     set_level(settings)
+
+
+class Lines(logging.StreamHandler[TextIO]):
+    """Where lines of JSON go; also lines that somebody has made himself, see `lines`."""
+
+    def __init__(self, stream: TextIO, *, service: str, version: str) -> None:
+        super().__init__(stream)
+        self._end = f', "service": {json.dumps(service)}, "version": {json.dumps(version)}}}\n'
+
+    def write(self, line: str) -> None:
+        """Write *line*, a JSON object without its final brace; service and version come behind it."""
+        with self.lock or contextlib.nullcontext():
+            try:
+                self.stream.write(line + self._end)
+                self.stream.flush()
+            except Exception:  # noqa: BLE001 - as `emit` has it: who logs must not fail for it
+                self.handleError(logging.makeLogRecord({"msg": line}))
+
+
+def lines(logger: logging.Logger) -> Lines | None:
+    """Where *logger* may write lines of JSON that it makes itself.
+
+    ``None`` where they would not be what everybody expects: another format, or a handler or filter that somebody has
+    added and that is to see every record.
+    """
+    handlers = logging.root.handlers
+    if len(handlers) != 1 or logger.handlers or logger.filters or not logger.propagate:
+        return None
+    (output,) = handlers
+    return output if isinstance(output, Lines) and len(output.filters) == 1 else None
 
 
 def set_level(settings: Settings) -> None:

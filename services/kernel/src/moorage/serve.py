@@ -21,7 +21,7 @@ from moorage.config.secrets import warn_of_open_files
 from moorage.config.settings import Settings
 from moorage.health import Health
 from moorage.http.admin import create_admin
-from moorage.http.app import API, ASSEMBLY, GUARD, create_app
+from moorage.http.app import API, ASSEMBLY, DISPATCHER, GUARD, create_app
 from moorage.http.server import Runner, listen
 from moorage.importing import import_module
 from moorage.lifecycle import Stop, within
@@ -83,7 +83,12 @@ async def running(
     app, health = create_app(assembly), assembly.health
     admin_app = create_admin(health, assembly.metrics, app[GUARD], app[API], assembly.live)
     admin_runner = Runner(admin_app, idle_timeout=server.idle_timeout, shutdown_timeout=1.0)
-    runner = Runner(app, idle_timeout=server.idle_timeout, shutdown_timeout=_drain(assembly.settings))
+    runner = Runner(
+        app,
+        app[DISPATCHER].answer,
+        idle_timeout=server.idle_timeout,
+        shutdown_timeout=_drain(assembly.settings),
+    )
     await admin_runner.setup()
     try:
         admin_port = await listen(admin_runner, admin.host, admin.port)

@@ -63,7 +63,7 @@ async def test_the_caller_can_shorten_it_and_not_more(serve: Serve) -> None:
 
 async def test_a_cancellation_from_outside_stays_one() -> None:
     async def work() -> None:
-        async with Deadline(asyncio.get_running_loop().time() + 30):
+        with Deadline(asyncio.get_running_loop().time() + 30):
             await asyncio.sleep(30)
 
     task = asyncio.create_task(work())
@@ -75,7 +75,7 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
 
 async def test_other_errors_after_the_end_are_the_timeout() -> None:
     async def work() -> None:
-        async with Deadline(asyncio.get_running_loop().time() + 0.01):
+        with Deadline(asyncio.get_running_loop().time() + 0.01):
             try:
                 await asyncio.sleep(5)
             except asyncio.CancelledError:
@@ -87,7 +87,7 @@ async def test_other_errors_after_the_end_are_the_timeout() -> None:
 
 
 async def test_a_lifted_one_limits_nothing() -> None:
-    async with Deadline(asyncio.get_running_loop().time() + 0.01) as deadline:
+    with Deadline(asyncio.get_running_loop().time() + 0.01) as deadline:
         deadline.lift()
         await asyncio.sleep(0.05)
     assert not deadline.expired

@@ -21,9 +21,9 @@ from typing import Any, Final, Protocol
 from prometheus_client import Counter
 from structlog.contextvars import get_contextvars
 
+from moorage import trace, who
 from moorage.config.loading import ConfigError
 from moorage.metrics import Family, Metrics
-from moorage.trace import log_fields
 
 logger = logging.getLogger("moorage.errors")
 
@@ -200,7 +200,7 @@ class ErrorBus:
             its fingerprint: equal for errors of one type that come from the same place.
         """
         try:
-            known = log_fields(None, "", get_contextvars())
+            known = trace.log_fields(None, "", who.log_fields(None, "", get_contextvars()))
             around: dict[str, object] = {name: known[name] for name in _CONTEXT if name in known}
             around |= {name: value for name, value in context.items() if value is not None}
             mark = fingerprint(error)

@@ -1,4 +1,4 @@
-"""The application of one module: its resources, in the order in which they open, and the one route."""
+"""The application of one module: its resources, in the order in which they open, and what answers."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,6 @@ from moorage.guard.limits.port import Limiting, limiting
 from moorage.guard.snapshot import CompiledRule
 from moorage.http.apidocs import ApiDocument
 from moorage.http.binding import Bound, bind
-from moorage.http.body import expect_later
 from moorage.http.dispatch import Dispatcher
 from moorage.http.openapi import About, document_of
 from moorage.http.websocket import Sockets
@@ -28,6 +27,8 @@ log = structlog.get_logger("moorage.http")
 
 ASSEMBLY: Final = web.AppKey("assembly", Assembly)
 GUARD: Final = web.AppKey("guard", Guard)
+DISPATCHER: Final = web.AppKey("dispatcher", Dispatcher)
+"""What answers; not a route of the application, whose table would match every path a second time."""
 API: Final = web.AppKey("api", ApiDocument)
 
 
@@ -76,7 +77,7 @@ def create_app(assembly: Assembly) -> web.Application:
         tracer=assembly.tracer,
     )
     app.on_shutdown.append(dispatcher.end)
-    app.router.add_route("*", "/{target:.*}", dispatcher.answer, expect_handler=expect_later)
+    app[DISPATCHER] = dispatcher
     return app
 
 

@@ -25,13 +25,6 @@ class RequestTimeoutError(AppError):
     default_message = "The body did not arrive in time."
 
 
-async def expect_later(request: web.Request) -> None:
-    """Leave ``Expect: 100-continue`` unanswered until somebody wants the body.
-
-    So a client that may not call does not send it. Other expectations are ignored (RFC 9110, 10.1.1).
-    """
-
-
 async def read_body(context: Context) -> bytes:
     """The whole body of a JSON request.
 
@@ -63,6 +56,7 @@ async def read_bounded(request: web.BaseRequest, limit: int, timeout_s: float) -
     """The body, of *limit* bytes at most and within *timeout_s* seconds."""
     if request.content_length is not None and request.content_length > limit:
         raise TooLarge(limit)
+    # Not before: a client that may not call does not send it. Other expectations are ignored (RFC 9110, 10.1.1).
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the answer itself has not begun

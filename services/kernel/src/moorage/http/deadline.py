@@ -10,7 +10,7 @@ _AGAIN_S: Final = 0.5
 
 
 class Deadline:
-    """An asynchronous context that ends with `Timeout` when its time is over.
+    """A context around awaiting code that ends with `Timeout` when its time is over.
 
     Other than `asyncio.timeout` it cancels again and again, and a block that swallowed the cancellation and came
     to a result does not count: the result came too late. `check` says so where there is still something to roll
@@ -26,7 +26,7 @@ class Deadline:
         self._handle: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object]
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
@@ -34,7 +34,7 @@ class Deadline:
         self._handle = asyncio.get_running_loop().call_at(self.at, self._expire)
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.lift()

@@ -1,4 +1,4 @@
-"""The one route of the application: ask the guard, dispatch by the rule's name, answer, log, count."""
+"""What answers every request: ask the guard, dispatch by the rule's name, answer, log, count."""
 
 import asyncio
 import time
@@ -7,10 +7,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
 from aiohttp import web
-from structlog.contextvars import bind_contextvars, clear_contextvars
 
+from moorage import access
 from moorage.config.live import Live, Snapshot
 from moorage.errorbus import ErrorBus
 from moorage.errors import AppError, Unavailable
@@ -31,8 +30,7 @@ from moorage.metrics import UNMATCHED, Metrics
 from moorage.scope import current
 from moorage.tracing import NullTracer, Tracer
 from moorage.tracing.http import served, serving
-
-access = structlog.get_logger("moorage.access")
+from moorage.who import Asker, asker
 
 _LINGER_S: Final = 10.0
 TIMEOUT_HEADER: Final = "X-Moorage-Timeout-Ms"
@@ -55,26 +53,30 @@ class Dispatcher:
     trusted: TrustedProxies = field(default_factory=TrustedProxies)
     tracer: Tracer = field(default_factory=NullTracer)
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
+    def __post_init__(self) -> None:
+        self._active = 0
+        self.metrics.in_flight.set_function(lambda: self._active)
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Never raises but for cancellation: whatever happens becomes an answer in the standard shape."""
         began = time.perf_counter()
         facts = receive(
             request.method,
             request.raw_path,
             request.headers,
-            peer=_peer(request),
-            scheme="https" if request.secure else "http",
+            peer=request.remote,
+            scheme=request.scheme,
             trusted=self.trusted,
         )
-        # aiohttp runs every request of a connection in one task: what the last one has bound goes.
-        clear_contextvars()
-        bind_contextvars(request_id=facts.request_id)
+        asked = Asker(facts.request_id)
+        asker.set(asked)  # aiohttp runs each request in a task of its own, which nobody else reads this in
         with serving(self.tracer, facts) as span:
+            facts.trace = span.trace
             decision: Decision | None = None
             preflight: Preflight | None = None
             error: AppError | None = None
             response: web.StreamResponse
-            self.metrics.in_flight.inc()
+            self._active += 1
             try:
                 check_message(request)
                 preflight = self.guard.preflight(facts)
@@ -82,7 +84,9 @@ class Dispatcher:
                     response = web.Response(status=204, headers=preflight.headers)
                 else:
                     decision = await self.guard.admit(facts)
-                    _bind_caller(decision)
+                    user = decision.user
+                    if user is not None:
+                        asked.user, asked.tenant = user.id, user.tenant_id
                     response = await self._handle(request, decision)
             except ClientGone:
                 response = _broken_off(request) or web.Response()
@@ -95,7 +99,7 @@ class Dispatcher:
                     # Who reads the message differently may see another one behind it.
                     response.force_close()
             finally:
-                self.metrics.in_flight.dec()
+                self._active -= 1
                 # The task's context would hold what holds the task: some forty objects of each request would wait for
                 # the collector of cycles, and all requests for its pauses.
                 current.set(None)
@@ -105,7 +109,9 @@ class Dispatcher:
             code = error.code if error else None
             served(span, facts, route, response.status, code)
             self.metrics.answered(request.method, route, response.status, took, code, span.trace)
-            _log_access(facts, rule, response, error, took)
+            access.write(
+                facts, rule=rule, status=response.status, seconds=took, error=error, decision=decision
+            )
         return response
 
     async def end(self, _: web.Application) -> None:
@@ -113,26 +119,27 @@ class Dispatcher:
         self.stopping.set()
         await self.sockets.end_all()
 
-    async def _handle(self, request: web.Request, decision: Decision) -> web.StreamResponse:
+    async def _handle(self, request: web.BaseRequest, decision: Decision) -> web.StreamResponse:
         bound = self.handlers.get(decision.name)
         if bound is None:  # the guard knows what is bound; this is for a policy that changed in between
             raise Unavailable("This part of the service is not there yet.", code="unbound_rule")
         now = self.live.now  # one for the whole request: never half old, half new
         limits = _limits(now, request, decision)
         at = asyncio.get_running_loop().time() + limits.timeout
-        async with Deadline(at) as deadline, AsyncExitStack() as stack:
-            context = self._context(request, decision, limits, stack, deadline, now)
-            if bound.handler.socket is not None:
-                return await bound.connect(context, self.sockets)
-            response = await bound.run(context, self.store)
-            if context.begun is None:
-                deadline.check()  # while it can be rolled back
+        with Deadline(at) as deadline:
+            async with AsyncExitStack() as stack:
+                context = self._context(request, decision, limits, stack, deadline, now)
+                if bound.handler.socket is not None:
+                    return await bound.connect(context, self.sockets)
+                response = await bound.run(context, self.store)
+                if context.begun is None:
+                    deadline.check()  # while it can be rolled back
         compress(request, response, bound.handler, enabled=now.settings.server.compression)
         return response
 
     def _context(
         self,
-        request: web.Request,
+        request: web.BaseRequest,
         decision: Decision,
         limits: Limits,
         stack: AsyncExitStack,
@@ -172,7 +179,7 @@ class Dispatcher:
         return AppError(reason=f"{type(exc).__name__} ({mark})")
 
 
-def _limits(now: Snapshot, request: web.Request, decision: Decision) -> Limits:
+def _limits(now: Snapshot, request: web.BaseRequest, decision: Decision) -> Limits:
     server, rule = now.settings.server, decision.rule
     timeout = server.write_timeout if rule.timeout_ms is None else rule.timeout_ms / 1000
     # A caller who will not wait that long may say so. It can only shorten: that is safe from anybody.
@@ -186,7 +193,7 @@ def _limits(now: Snapshot, request: web.Request, decision: Decision) -> Limits:
     )
 
 
-def _broken_off(request: web.Request) -> web.StreamResponse | None:
+def _broken_off(request: web.BaseRequest) -> web.StreamResponse | None:
     """The answer that has begun, its connection closed before its end: nobody must take a part for the whole."""
     context = current.get()
     if not isinstance(context, Context) or context.web is not request or context.begun is None:
@@ -202,20 +209,6 @@ def _broken_off(request: web.Request) -> web.StreamResponse | None:
         chunked = "Transfer-Encoding" in context.begun.headers
         (transport.close if chunked else transport.abort)()
     return context.begun
-
-
-def _peer(request: web.Request) -> str | None:
-    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-    return str(peer[0]) if isinstance(peer, tuple) and peer else None
-
-
-def _bind_caller(decision: Decision) -> None:
-    """Name who calls in all that is logged from now on."""
-    user = decision.user
-    if user is not None:
-        bind_contextvars(user_id=str(user.id))
-        if user.tenant_id is not None:
-            bind_contextvars(tenant_id=user.tenant_id)
 
 
 def _met(
@@ -240,25 +233,3 @@ def _finish(response: web.StreamResponse, facts: RequestFacts, decision: Decisio
     if facts.edge is not None:
         facts.edge.outward(response.headers, response.status, facts.headers, facts.method)
     response.headers["X-Request-ID"] = facts.request_id
-
-
-def _log_access(
-    facts: RequestFacts,
-    rule: str | None,
-    response: web.StreamResponse,
-    error: AppError | None,
-    took: float,
-) -> None:
-    fields: dict[str, object] = {
-        "method": facts.method,
-        "path": facts.target.partition("?")[0][:512],  # a query may hold what is nobody's business
-        "route": rule,
-        "status": response.status,
-        "duration_ms": round(took * 1000, 2),
-        "client": facts.client.address,
-    }
-    if error is not None:
-        fields["code"] = error.code
-        if error.reason:
-            fields["reason"] = error.reason
-    (access.warning if response.status >= 500 else access.info)("request", **fields)

@@ -27,7 +27,7 @@ _MAX_LINE: Final = 8190
 _MAX_HEADERS: Final = 100
 _LINGER_S: Final = 5.0
 
-_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 logger = logging.getLogger("moorage.http")
 
@@ -88,11 +88,20 @@ class Runner(web.AppRunner):
     """aiohttp's runner with our server.
 
     Args:
+        answer: what answers every request; ``None``: the application's routes do.
         idle_timeout: seconds that a connection may be open without a request.
         shutdown_timeout: seconds that running requests have when it stops.
     """
 
-    def __init__(self, app: web.Application, *, idle_timeout: float, shutdown_timeout: float) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        answer: Handler | None = None,
+        *,
+        idle_timeout: float,
+        shutdown_timeout: float,
+    ) -> None:
+        self._answer = answer
         self._options: dict[str, Any] = {
             "access_log": None,
             "keepalive_timeout": idle_timeout,
@@ -104,13 +113,15 @@ class Runner(web.AppRunner):
         super().__init__(app, shutdown_timeout=shutdown_timeout)
 
     async def _make_server(self) -> web.Server:
-        plain = await super()._make_server()
+        plain = await super()._make_server()  # starts the application
+        if self._answer is not None:
+            return Server(self._answer, **self._options)
         return Server(
             _in_shape(plain.request_handler), request_factory=plain.request_factory, **self._options
         )
 
 
-def _in_shape(handler: _Handler) -> _Handler:
+def _in_shape(handler: Handler) -> Handler:
     """Give aiohttp's own refusals, made before the application's code is reached, the standard shape."""
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:

@@ -5,7 +5,7 @@ What a client sends is not in them but for what the conventions require: no quer
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from moorage.guard.decision import RequestFacts
@@ -18,15 +18,13 @@ _METHODS: Final = frozenset(
 _LONGEST_PATH: Final = 512
 
 
-@contextmanager
-def serving(tracer: Tracer, facts: RequestFacts) -> Iterator[Span]:
-    """The span of the request *facts*, with the ids that the guard gave it; whether it is recorded is then said by
-    the flags of ``facts.trace``.
+def serving(tracer: Tracer, facts: RequestFacts) -> AbstractContextManager[Span]:
+    """The span of the request *facts*, with the ids that the guard gave it.
+
+    Whoever enters it sets ``facts.trace`` to the span's: its flags say whether it is recorded.
     """
     method = facts.method if facts.method in _METHODS else "HTTP"
-    with tracer.span(method, kind="server", trace=facts.trace) as span:
-        facts.trace = span.trace
-        yield span
+    return tracer.span(method, kind="server", trace=facts.trace)
 
 
 def served(span: Span, facts: RequestFacts, route: str, status: int, error: str | None) -> None:

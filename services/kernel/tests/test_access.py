@@ -1,0 +1,109 @@
+"""The access log: the line made at once is the one that every other way gives."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from multidict import CIMultiDict
+
+from moorage import access, logs, who
+from moorage.errors import AppError, Unavailable
+from moorage.guard.decision import RequestFacts, receive
+from moorage.trace import enter, leave
+
+Lines = Callable[[], list[dict[str, Any]]]
+_EVIL = '/a"b\\\n\x1b[2J\x00\udcff\u2028Bearer abcdefghijkl?token=hunter2'
+
+
+def _facts(target: str = "/things/7?token=hunter2") -> RequestFacts:
+    return receive("GET", target, CIMultiDict({"X-Request-ID": "r-1"}), peer="192.0.2.7")
+
+
+def _written(facts: RequestFacts, status: int, error: AppError | None, module: str | None) -> None:
+    token = enter(facts.trace)
+    asker = who.asker.set(who.Asker("r-1"))
+    try:
+        access.write(facts, rule="read", status=status, seconds=0.012345, error=error, module=module)
+    finally:
+        who.asker.reset(asker)
+        leave(token)
+
+
+class _Listening(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append(record)
+
+
+@contextmanager
+def _alone() -> Iterator[logging.Handler]:
+    """Nobody else listens, as outside of tests: pytest does, in each phase of each."""
+    before = logging.root.handlers[:]
+    logging.root.handlers[:] = [handler for handler in before if isinstance(handler, logs.Lines)]
+    yield logging.root.handlers[0]
+    logging.root.handlers[:] = before
+
+
+@pytest.mark.parametrize("target", ["/things/7?token=hunter2", _EVIL, "/" + "x" * 9000])
+@pytest.mark.parametrize(
+    ("status", "error"), [(200, None), (503, Unavailable("no", reason="postgresql://u:hunter2@h/d\n"))]
+)
+@pytest.mark.parametrize("module", [None, "default/blog"])
+def test_both_ways_say_the_same(
+    log_lines: Lines, target: str, status: int, error: AppError | None, module: str | None
+) -> None:
+    facts = _facts(target)
+    with _alone():
+        _written(facts, status, error, module)
+        logging.getLogger(access.NAME).addHandler(listening := _Listening())
+        _written(facts, status, error, module)
+        logging.getLogger(access.NAME).removeHandler(listening)
+    assert len(listening.seen) == 1
+    at_once, formatted = log_lines()
+    times = at_once.pop("time"), formatted.pop("time")
+    assert at_once == formatted
+    assert [len(time) for time in times] == [27, 27]
+    assert all(time.endswith("Z") for time in times)
+    assert "hunter2" not in json.dumps(at_once)
+    assert "abcdefghijkl" not in json.dumps(at_once)
+    assert at_once["level"] == ("info" if status < 500 else "warning")
+
+
+@pytest.mark.parametrize(("level", "number"), [(logging.INFO, 2), (logging.WARNING, 1), (logging.ERROR, 0)])
+def test_the_level_decides(log_lines: Lines, level: int, number: int) -> None:
+    before = logging.root.level
+    logging.root.setLevel(level)
+    with _alone():
+        _written(_facts(), 200, None, None)
+        _written(_facts(), 500, None, None)
+    logging.root.setLevel(before)
+    assert len(log_lines()) == number
+
+
+def test_what_cannot_be_written_breaks_nothing(
+    log_lines: Lines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Full:
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    with _alone() as handler:
+        monkeypatch.setattr(handler, "stream", Full())
+        _written(_facts(), 200, None, None)
+    assert "No space left" in capsys.readouterr().err
+
+
+def test_what_a_request_starts_is_logged_as_its_own(log_lines: Lines) -> None:
+    token = who.asker.set(who.Asker("r-1", user="u-1", tenant="acme"))
+    logging.getLogger("x").warning("within")
+    who.asker.reset(token)
+    logging.getLogger("x").warning("outside")
+    within, outside = log_lines()
+    assert (within["request_id"], within["user_id"], within["tenant_id"]) == ("r-1", "u-1", "acme")
+    assert not {"request_id", "user_id", "tenant_id"} & outside.keys()

@@ -6,7 +6,8 @@ or where somebody else listens too.
 """
 
 import logging
-from datetime import UTC, datetime
+import time
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Final
 
@@ -15,7 +16,7 @@ import structlog
 from moorage import logs, redaction
 from moorage.errors import AppError
 from moorage.guard.decision import Decision, RequestFacts
-from moorage.trace import Trace
+from moorage.guard.identity import User
 
 NAME: Final = "moorage.access"
 _LONGEST_PATH: Final = 512
@@ -44,42 +45,60 @@ def write(
         module: ``namespace/module`` to which a proxy gave it; ``None`` where this is a module's own process.
     """
     level = logging.WARNING if status >= 500 else logging.INFO
+    path = facts.target.partition("?")[0][:_LONGEST_PATH]  # a query may hold what is nobody's business
+    more = _optional(module, decision.user if decision is not None else None, error)
     output = logs.lines(_logger)
-    fields: dict[str, str | int | float | None] = {
-        "method": facts.method,
-        "path": facts.target.partition("?")[0][:_LONGEST_PATH],  # a query may hold what is nobody's business
-        "route": rule,
-        "status": status,
-        "duration_ms": round(seconds * 1000, 2),
-        "client": facts.client.address,
-        "request_id": facts.request_id,
-    }
-    if module is not None:
-        fields["module"] = module
-    user = decision.user if decision is not None else None
-    if user is not None:
-        fields["user_id"] = str(user.id)
-        if user.tenant_id is not None:
-            fields["tenant_id"] = user.tenant_id
-    if error is not None:
-        fields["code"] = error.code
-        if error.reason:
-            fields["reason"] = error.reason
     if output is None:
-        _plain.log(level, "request", **fields)
+        _plain.log(
+            level,
+            "request",
+            method=facts.method,
+            path=path,
+            route=rule,
+            status=status,
+            duration_ms=round(seconds * 1000, 2),
+            client=facts.client.address,
+            request_id=facts.request_id,
+            **more,
+        )
     elif _logger.isEnabledFor(level):
-        output.write(_line(level, facts.trace, fields))
-
-
-def _line(level: int, trace: Trace, fields: dict[str, str | int | float | None]) -> str:
-    now = datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00")
-    line = (
-        f'{{"time": "{now}Z", "level": "{_LEVELS[level]}", "logger": "{NAME}", "message": "request", '
-        f'"trace_id": "{trace.trace_id}", "span_id": "{trace.span_id}"'
-    )
-    for name, value in fields.items():
-        if type(value) is str:
+        route = "null" if rule is None else quoted(rule)
+        client = "null" if facts.client.address is None else quoted(facts.client.address)
+        line = (
+            f'{{"time": "{_now()}", "level": "{_LEVELS[level]}", "logger": "{NAME}", "message": "request", '
+            f'"method": {quoted(facts.method)}, "path": {quoted(redaction.text(path))}, "route": {route}, '
+            f'"status": {status}, "duration_ms": {round(seconds * 1000, 2)}, "client": {client}, '
+            f'"request_id": "{facts.request_id}", "trace_id": "{facts.trace.trace_id}", '
+            f'"span_id": "{facts.trace.span_id}"'
+        )
+        for name, value in more.items():
             line += f', "{name}": {quoted(redaction.text(value))}'
-        else:
-            line += f', "{name}": {"null" if value is None else value}'
-    return line
+        output.write(line)
+
+
+def _optional(module: str | None, user: User | None, error: AppError | None) -> dict[str, str]:
+    """The fields that not every line has."""
+    more: dict[str, str] = {}
+    if module is not None:
+        more["module"] = module
+    if user is not None:
+        more["user_id"] = str(user.id)
+        if user.tenant_id is not None:
+            more["tenant_id"] = user.tenant_id
+    if error is not None:
+        more["code"] = error.code
+        if error.reason:
+            more["reason"] = error.reason
+    return more
+
+
+def _now() -> str:
+    """RFC 3339 with microseconds."""
+    now = time.time()
+    whole = int(now)
+    return f"{_to_the_second(whole)}.{int((now - whole) * 1e6):06d}Z"
+
+
+@lru_cache(maxsize=2)
+def _to_the_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))

@@ -116,7 +116,7 @@ class TrustedProxies:
         self._networks: Sequence[IPNetwork] = [ipaddress.ip_network(network) for network in networks]
 
     def __contains__(self, address: IPAddress) -> bool:
-        return any(address in network for network in self._networks)
+        return bool(self._networks) and any(address in network for network in self._networks)
 
     def __bool__(self) -> bool:
         return bool(self._networks)
@@ -132,6 +132,13 @@ class Client:
     scheme: str
 
 
+@lru_cache(maxsize=4096)
+def _direct(peer: str | None, scheme: str) -> Client:
+    """The client at the connection's other end; most requests of a connection pool come from few of them."""
+    address = parse_address(peer)
+    return Client(str(address) if address is not None else None, scheme)
+
+
 def client(peer: str | None, scheme: str, headers: Headers, trusted: TrustedProxies) -> Client:
     """Find the client behind *peer* (the connection's other end) and *scheme* (the connection's own).
 
@@ -142,7 +149,7 @@ def client(peer: str | None, scheme: str, headers: Headers, trusted: TrustedProx
     """
     address = parse_address(peer)
     if address is None or address not in trusted:
-        return Client(str(address) if address is not None else None, scheme)
+        return _direct(peer, scheme)
     proto = ",".join(headers.getall("X-Forwarded-Proto", ())).rpartition(",")[2].strip().lower()
     scheme = proto if proto in ("http", "https") else scheme
     hops = ",".join(headers.getall("X-Forwarded-For", ())).split(",")

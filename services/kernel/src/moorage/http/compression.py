@@ -7,6 +7,7 @@ with cookies or other credentials of a browser is never compressed, and a handle
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from aiohttp import web
@@ -31,19 +32,26 @@ def compress(
     if response.status == 304:
         response.headers.add("Vary", "Accept-Encoding")
     content = response.body
-    if not isinstance(content, bytes) or not _TEXT.fullmatch(response.headers.get("Content-Type", "")):
+    if not isinstance(content, bytes) or len(content) < LEAST:
         return
-    if "Content-Encoding" in response.headers or len(content) < LEAST:
+    headers = response.headers
+    if not _is_text(headers.get("Content-Type", "")) or "Content-Encoding" in headers:
         return
     response.headers.add("Vary", "Accept-Encoding")
-    if "Cookie" in request.headers or _browser_credentials(request):
+    wanted = request.headers.getall("Accept-Encoding", None)
+    if wanted is None or "Cookie" in request.headers or _browser_credentials(request):
         return
-    coding = accepted(request.headers.getall("Accept-Encoding", []))
+    coding = accepted(wanted)
     if coding is None:
         return
     if (tag := response.headers.get("ETag")) is not None:
         response.headers["ETag"] = f'{tag[:-1]}-{coding.value}"'
     response.enable_compression(coding)
+
+
+@lru_cache(maxsize=256)
+def _is_text(media: str) -> bool:
+    return _TEXT.fullmatch(media) is not None
 
 
 def accepted(given: list[str]) -> web.ContentCoding | None:

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from aiohttp import web
@@ -17,6 +17,7 @@ from moorage.guard.cors import Preflight
 from moorage.guard.decision import Decision, RequestFacts, receive
 from moorage.guard.engine import Guard
 from moorage.guard.headers import TrustedProxies
+from moorage.guard.policy import Rule
 from moorage.http.apidocs import ApiDocument
 from moorage.http.binding import Bound
 from moorage.http.compression import compress
@@ -55,6 +56,7 @@ class Dispatcher:
 
     def __post_init__(self) -> None:
         self._active = 0
+        self._limiting = _Limiting()
         self.metrics.in_flight.set_function(lambda: self._active)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -124,7 +126,7 @@ class Dispatcher:
         if bound is None:  # the guard knows what is bound; this is for a policy that changed in between
             raise Unavailable("This part of the service is not there yet.", code="unbound_rule")
         now = self.live.now  # one for the whole request: never half old, half new
-        limits = _limits(now, request, decision)
+        limits = self._limiting.of(now, request, decision.rule)
         at = asyncio.get_running_loop().time() + limits.timeout
         with Deadline(at) as deadline:
             async with AsyncExitStack() as stack:
@@ -179,17 +181,35 @@ class Dispatcher:
         return AppError(reason=f"{type(exc).__name__} ({mark})")
 
 
-def _limits(now: Snapshot, request: web.BaseRequest, decision: Decision) -> Limits:
-    server, rule = now.settings.server, decision.rule
-    timeout = server.write_timeout if rule.timeout_ms is None else rule.timeout_ms / 1000
-    # A caller who will not wait that long may say so. It can only shorten: that is safe from anybody.
-    given = request.headers.get(TIMEOUT_HEADER, "")
-    if given.isascii() and given.isdecimal() and 0 < len(given) < 10 and int(given) > 0:
-        timeout = min(timeout, int(given) / 1000)
+class _Limiting:
+    """What a request of each rule may take, made once for each rule and configuration."""
+
+    def __init__(self) -> None:
+        self._now: Snapshot | None = None
+        self._made: dict[str, tuple[Rule, Limits]] = {}
+
+    def of(self, now: Snapshot, request: web.BaseRequest, rule: Rule) -> Limits:
+        """The limits of *request*; what its caller says (`TIMEOUT_HEADER`) can only shorten them, which is safe from
+        anybody.
+        """
+        if now is not self._now:
+            self._now, self._made = now, {}
+        known = self._made.get(rule.name)
+        if known is None or known[0] is not rule:
+            known = self._made[rule.name] = rule, _limits(now, rule)
+        limits = known[1]
+        given = request.headers.get(TIMEOUT_HEADER)
+        if given and given.isascii() and given.isdecimal() and len(given) < 10 and int(given) > 0:
+            return replace(limits, timeout=min(limits.timeout, int(given) / 1000))
+        return limits
+
+
+def _limits(now: Snapshot, rule: Rule) -> Limits:
+    server = now.settings.server
     return Limits(
         max_body=server.max_body if rule.max_body is None else rule.max_body,
         read_timeout=server.read_timeout,
-        timeout=timeout,
+        timeout=server.write_timeout if rule.timeout_ms is None else rule.timeout_ms / 1000,
     )
 
 

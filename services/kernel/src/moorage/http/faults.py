@@ -37,7 +37,7 @@ def check_message(request: web.BaseRequest) -> None:
         AppError: 505 for another version than HTTP/1.0 and 1.1 (``GET /`` alone is 0.9), 501 for a transfer coding
             besides chunked (RFC 9112, 6.1).
     """
-    if request.version not in (HttpVersion10, HttpVersion11):
+    if request.version is not HttpVersion11 and request.version not in (HttpVersion10, HttpVersion11):
         raise AppError("Only HTTP/1.0 and HTTP/1.1 are spoken here.", status=505, code="http_version")
     coding = request.headers.get(hdrs.TRANSFER_ENCODING)
     if coding is not None and coding.lower() != "chunked":

@@ -73,12 +73,14 @@ class Signature:
     queries: tuple[type[Query], ...] = ()
     socket: object | None = None
     """``WebSocket[In, Out]``, if it takes one."""
+    generates: bool = False
+    """Whether the function is an asynchronous generator, which is called and not awaited."""
 
     async def call(self, context: Context) -> Any:
         """Resolve the parameters in their order and call the function."""
         arguments = {name: await resolve(context) for name, resolve in self.parameters.items()}
         result = self.function(**arguments)
-        return await result if inspect.isawaitable(result) else result
+        return result if self.generates else await result  # type: ignore[misc]  # awaitable unless it generates
 
 
 def understand(function: Function, providers: Providers, *, resource: object = None) -> Signature:
@@ -110,6 +112,7 @@ def understand(function: Function, providers: Providers, *, resource: object = N
         values=tuple(reading.values),
         queries=tuple(reading.queries),
         socket=reading.socket,
+        generates=inspect.isasyncgenfunction(function),
     )
 
 

@@ -30,3 +30,21 @@ def test_unlimited_ends_the_search() -> None:
 def test_without_an_installation_there_are_no_defaults() -> None:
     found = effective_rates(None, None, None)
     assert (found.per_user, found.per_ip, found.per_rule) == (None, None, None)
+
+
+def test_what_happens_in_an_outage_is_the_rules_word_then_the_routes() -> None:
+    refuse, local = RateLimit(outage="refuse"), RateLimit(outage="local")
+    said = [
+        (refuse, None),
+        (None, refuse),
+        (RateLimit(per_ip="1/day"), refuse),
+        (local, refuse),
+        (None, None),
+    ]
+    assert [effective_rates(rule, route, INSTALLATION).outage for rule, route in said] == [
+        "refuse",
+        "refuse",
+        "refuse",
+        "local",
+        "local",
+    ]

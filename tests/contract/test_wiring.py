@@ -174,7 +174,7 @@ def test_the_base_document_has_the_fields_that_guards_and_authz_read(blog: Modul
     assert set(create) >= {"name", "hosts", "methods", "path", "auth", "permission", "limits"}
     assert set(create) >= {"timeout_ms", "max_body"}
     assert create["limits"]["user"] == {"count": 100, "seconds": 60, "scope": "", "modules": False}
-    assert set(create["limits"]) == {"user", "address", "rule"}
+    assert set(create["limits"]) == {"user", "address", "rule", "outage"}
     assert "resource.author_id" in document["permissions"]["blog.post.update"]["condition"]
     assert "blog.post.create" in document["grants"]["author"]
     assert set(policy.Issuer.model_fields) == {"issuer", "audiences", "algorithms", "keys", "subject"}

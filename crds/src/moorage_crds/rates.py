@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from moorage_crds import units
-from moorage_crds.v1alpha1.route import RateLimit
+from moorage_crds.v1alpha1.route import Outage, RateLimit
 
 Declared = Literal["rule", "route", "installation"]
 
@@ -25,6 +25,7 @@ class EffectiveRates:
     per_user: EffectiveRate | None
     per_ip: EffectiveRate | None
     per_rule: EffectiveRate | None
+    outage: Outage = "local"
 
 
 def effective_rates(
@@ -50,4 +51,5 @@ def effective_rates(
                 return None if rate is None else EffectiveRate(*rate, declared)
         return None
 
-    return EffectiveRates(first("per_user"), first("per_ip"), first("per_rule"))
+    outage: Outage = next((limits.outage for _, limits in said if limits.outage is not None), "local")
+    return EffectiveRates(first("per_user"), first("per_ip"), first("per_rule"), outage)

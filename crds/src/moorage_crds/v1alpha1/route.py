@@ -24,6 +24,7 @@ from moorage_crds.v1alpha1.base import (
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 AuthMode = Literal["required", "optional", "none"]
+Outage = Literal["local", "refuse"]
 HOST = r"^([*][.])?[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 Host = Annotated[
     str,
@@ -105,6 +106,10 @@ class RateLimit(Resource):
     """For each client address (IPv6 by /64)."""
     per_rule: Rate | None = None
     """For all callers of the rule together; each rule has a count of its own. Default: none."""
+    outage: Outage | None = None
+    """What happens while Redis, where the pods of a module count together, is away: each pod goes on with its share
+    of the limit (`local`), or whoever would be counted gets 503 (`refuse`), as suits passwords. Default: `local`.
+    """
 
 
 class Cors(Resource):

@@ -137,13 +137,15 @@ def test_the_limits_of_the_rule_are_said(make_document: Callable[..., BaseDocume
         user=Limit(count=100, seconds=60),
         address=Limit(count=5, seconds=1, scope="route/blog"),
         rule=Limit(count=9, seconds=3600, scope="rule/one"),
+        outage="refuse",
     )
     rules = [Rule(name="one", path="/a", auth="none", limits=limits)]
     found = explain(make_document(rules=rules), Question("GET", "/a"))
-    assert list(lines(found))[3:6] == [
+    assert list(lines(found))[3:7] == [
         ("limit", "user: 100 in 60 s, together with all rules of the module"),
         ("", "address: 5 in 1 s, together with route/blog"),
         ("", "rule: 9 in 3600 s"),
+        ("", "503 limits_unavailable while Redis is away"),
     ]
 
 

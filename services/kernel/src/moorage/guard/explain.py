@@ -78,7 +78,7 @@ class RuleAnswer:
     auth: str
     params: dict[str, str]
     limits: list[str] = field(default_factory=list)
-    """What bounds its requests, such as ``user: 100 in 60 s``."""
+    """What bounds its requests, such as ``user: 100 in 60 s``, and what happens while that cannot be counted."""
     also_fit: list[str] = field(default_factory=list)
     """Rules that would take the request as well, and are less specific."""
 
@@ -228,6 +228,8 @@ def _limits(limits: Limits | None) -> Iterable[str]:
             together = f", together with {limit.scope}" if limit.scope.startswith("route/") else ""
             together = together or ("" if limit.scope else ", together with all rules of the module")
             yield f"{name}: {limit.count} in {limit.seconds} s{together}"
+    if limits.outage == "refuse":
+        yield "503 limits_unavailable while Redis is away"
 
 
 def _named(policy: Policy, name: str | None) -> CompiledRule | None:

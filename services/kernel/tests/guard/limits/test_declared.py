@@ -91,3 +91,29 @@ def test_a_limit_that_could_never_hold_anybody_off_is_refused() -> None:
     # What the Route says for all its rules is meant for those that ask who calls.
     assert only(compiled({**LIST, "auth": "none"}, rateLimit={"perUser": "5/minute"})).limits is not None
     assert compiled({**rule, "rateLimit": {"perUser": "unlimited"}})
+
+
+def test_a_rule_that_refuses_in_an_outage_says_so_and_the_others_keep_their_bytes() -> None:
+    limit = {"perIp": "5/minute"}
+    refusing = compiled({**LIST, "rateLimit": {**limit, "outage": "refuse"}})
+    limits = only(refusing).limits
+    assert limits is not None
+    assert limits.outage == "refuse"
+    assert parse_document(refusing.canonical()) == refusing
+    local = compiled({**LIST, "rateLimit": {**limit, "outage": "local"}})
+    assert local.canonical() == compiled({**LIST, "rateLimit": limit}).canonical()
+    assert b"outage" not in local.canonical(), "guards that are older than the field take it"
+
+
+@pytest.mark.parametrize("more", [{}, {"perIp": "unlimited"}, {"perUser": "5/minute"}])
+def test_a_rule_that_refuses_in_an_outage_has_something_to_count(more: dict[str, Any]) -> None:
+    """The installation's limits may be switched off one day, and the rule be open to everybody then."""
+    rule = {**LIST, "auth": "none", "rateLimit": {"outage": "refuse", **more}}
+    with pytest.raises(CompileError, match=r"rules\[0\]\.rateLimit\.outage.*perIp: 10/hour"):
+        compiled(rule, rate_limit=DEFAULT)
+
+
+def test_what_a_rule_refuses_by_may_be_the_routes() -> None:
+    rule = {**LIST, "auth": "none", "rateLimit": {"outage": "refuse"}}
+    assert compiled(rule, rateLimit={"perRule": "5/minute"})
+    assert compiled({**LIST, "rateLimit": {"outage": "refuse"}}, rateLimit={"perUser": "5/minute"})

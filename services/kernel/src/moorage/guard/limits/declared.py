@@ -35,7 +35,10 @@ def limits(route: Route, rule: RouteRule, installation: RateLimit | None) -> Lim
     together = limit(rates.per_rule, scopes["rule"])  # of each rule by itself, wherever it was declared
     if user is address is together is None:
         return None
-    return Limits(user=user, address=address, rule=together)
+    # The default goes unsaid: guards that are older than the field take the document then.
+    return Limits(
+        user=user, address=address, rule=together, outage="refuse" if rates.outage == "refuse" else None
+    )
 
 
 def replicas(module: Module, rules: Iterable[Rule]) -> int | None:
@@ -60,3 +63,19 @@ def problems(routes: Iterable[Route]) -> Iterator[Problem]:
                     message="counts callers by their token, but with `auth: none` nobody is known",
                     mend="use perIp or perRule",
                 )
+            outage = rule.rate_limit.outage if rule.rate_limit is not None else None
+            if outage == "refuse" and not _counts(route, rule):
+                yield Problem(
+                    source="",
+                    resource=route.label,
+                    field=f"spec.rules[{index}].rateLimit.outage",
+                    message="refuses who cannot be counted, but neither the rule nor its Route has a limit",
+                    mend="add one such as `perIp: 10/hour`",
+                )
+
+
+def _counts(route: Route, rule: RouteRule) -> bool:
+    """Whether Route or rule name a limit that can count; the installation's may be switched off by others."""
+    rates = effective_rates(rule.rate_limit, route.spec.rate_limit, None)
+    known = route.spec.effective(rule).auth != "none"
+    return bool(rates.per_ip or rates.per_rule or (known and rates.per_user))

@@ -32,3 +32,5 @@ class Limits(BaseModel):
     """For each client address, IPv6 by /64."""
     rule: Limit | None = None
     """For all callers together."""
+    outage: Literal["refuse"] | None = None
+    """Refuse who cannot be counted together with the others; ``None``: each process counts its share."""

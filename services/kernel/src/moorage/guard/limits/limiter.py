@@ -8,7 +8,7 @@ process. The last stands before the check of tokens, which is the dearest thing 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from moorage.errors import RateLimited, Unauthenticated
+from moorage.errors import AppError, RateLimited, Unauthenticated
 from moorage.guard.identity import Caller
 from moorage.guard.limits import fields, gcra
 from moorage.guard.limits.addresses import address_key
@@ -56,13 +56,15 @@ class Limiter:
 
         Raises:
             RateLimited: one of the limits does not let it pass, and none was charged.
+            LimitsUnavailable: it has to be counted with those of other processes, and cannot be.
         """
-        text, charges = policy.limits[rule.name].charges(caller, address)
+        limits = policy.limits[rule.name]
+        text, charges = limits.charges(caller, address)
         if not charges:
             return {}
         try:
-            return await self._take(text, charges, policy.replicas)
-        except RateLimited as error:
+            return await self._take(text, charges, policy.replicas, together=limits.together)
+        except AppError as error:
             error.rule, error.route = rule.name, rule.path
             raise
 
@@ -92,6 +94,7 @@ class Limiter:
 
         Raises:
             RateLimited: it has used up its limit; this is to be the answer.
+            LimitsUnavailable: or this, as for `admit`. Otherwise tokens could be tried out uncounted.
         """
         if address is None or policy is None:
             return
@@ -99,18 +102,21 @@ class Limiter:
         if shown and self._bad_tokens:
             self._tried.take_now([self._bad_token(address)])
         limits = policy.limits.get(error.rule or "")
-        quota = limits.address if limits is not None else None
-        if quota is None:
+        if limits is None or limits.address is None:
             return
+        quota = limits.address
         charge = quota.charge(address_key(address), BAD_TOKEN_COST if error.code == "invalid_token" else 1)
         try:
-            error.headers.update(await self._take(quota.policy, [charge], policy.replicas))
-        except RateLimited as limited:
-            limited.rule, limited.route = error.rule, error.route
-            raise limited from None
+            told = await self._take(quota.policy, [charge], policy.replicas, together=limits.together)
+        except AppError as answer:
+            answer.rule, answer.route = error.rule, error.route
+            raise answer from None
+        error.headers.update(told)
 
-    async def _take(self, text: str, charges: Sequence[Charge], parts: int) -> dict[str, str]:
-        verdict = await self._buckets.take(charges, parts)
+    async def _take(
+        self, text: str, charges: Sequence[Charge], parts: int, *, together: bool
+    ) -> dict[str, str]:
+        verdict = await self._buckets.take(charges, parts, together=together)
         if not verdict.passed:
             refused = fields.refusal(text, verdict)
             self._limited(str(refused.details["limit"]))

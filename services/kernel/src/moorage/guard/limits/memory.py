@@ -30,8 +30,8 @@ class MemoryBuckets:
     def __len__(self) -> int:
         return sum(map(len, self._until.values()))
 
-    async def take(self, charges: Sequence[Charge], parts: int = 1) -> Verdict:
-        """As `Buckets.take`."""
+    async def take(self, charges: Sequence[Charge], parts: int = 1, *, together: bool = False) -> Verdict:
+        """As `Buckets.take`; there are no others."""
         return self.take_now(charges)
 
     def take_now(self, charges: Sequence[Charge]) -> Verdict:

@@ -83,6 +83,10 @@ def _shared(settings: Settings, module: str, metrics: Metrics, local: MemoryBuck
     alone = metrics.counter(
         "guard_limits_alone", "Requests that this process counted by itself, as Redis was away."
     ).labels()
+    refused = metrics.counter(
+        "guard_limits_unavailable",
+        "Requests answered 503, as Redis was away and their rule would not do without.",
+    ).labels()
     if options.backend == "redis" and url is None:
         raise ConfigError("limits.backend is redis, but redis.url (REDIS_URL) is not set")
     if options.backend == "memory" or url is None:
@@ -106,4 +110,4 @@ def _shared(settings: Settings, module: str, metrics: Metrics, local: MemoryBuck
         # In a thread: importing its client takes a third of a second, in which others can work.
         return await asyncio.to_thread(connect)
 
-    return SharedBuckets(opening, timeout=options.timeout, local=local, alone=alone.inc)
+    return SharedBuckets(opening, timeout=options.timeout, local=local, alone=alone.inc, refused=refused.inc)

@@ -30,12 +30,13 @@ class Quota:
 class RuleLimits:
     """The limits of one rule."""
 
-    __slots__ = ("address", "rule", "user")
+    __slots__ = ("address", "rule", "together", "user")
 
     def __init__(self, limits: Limits) -> None:
         self.user = None if limits.user is None else Quota("user", limits.user)
         self.address = None if limits.address is None else Quota("address", limits.address)
         self.rule = None if limits.rule is None else Quota("rule", limits.rule)
+        self.together = limits.outage == "refuse"
 
     def charges(self, caller: Caller | None, address: str | None) -> tuple[str, list[Charge]]:
         """What a request takes, and the text of `fields.POLICY`."""

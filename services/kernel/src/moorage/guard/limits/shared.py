@@ -1,17 +1,19 @@
 """Redis as something one can do without: a short wait, and none at all while it is known to be away.
 
 Meanwhile each process counts by itself, up to its share of each limit: as many processes together let pass what the
-limit says, and fewer where requests are not spread evenly.
+limit says, and fewer where requests are not spread evenly. Rules that will not have that are answered 503.
 """
 
 import asyncio
 import contextlib
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from moorage.guard.limits.buckets import LimitsUnavailable
 from moorage.guard.limits.gcra import Charge, Verdict
 from moorage.guard.limits.memory import MemoryBuckets
 from moorage.health import NotReady
@@ -28,7 +30,7 @@ _LONGEST_PAUSE: Final = 5.0
 
 
 class SharedBuckets:
-    """Buckets in Redis that raise nothing.
+    """Buckets in Redis that raise nothing but `LimitsUnavailable`.
 
     Args:
         opening: makes the store when it is first needed: its client takes memory that who has no limits should not
@@ -36,6 +38,7 @@ class SharedBuckets:
         timeout: seconds that one call may take, in all.
         local: what counts while Redis is away.
         alone: called for each request that only this process counted.
+        refused: called for each request that was refused instead.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class SharedBuckets:
         timeout: float,
         local: MemoryBuckets,
         alone: Callable[[], object] = lambda: None,
+        refused: Callable[[], object] = lambda: None,
     ) -> None:
         self._opening = opening
         self._lock = asyncio.Lock()
@@ -52,6 +56,7 @@ class SharedBuckets:
         self._timeout = timeout
         self._local = local
         self._alone = alone
+        self._refused = refused
         self._failures = 0
         self._why = ""
         self._recovery: asyncio.Task[None] | None = None
@@ -69,7 +74,7 @@ class SharedBuckets:
                     self._store = await self._opening()
         return self._store
 
-    async def take(self, charges: Sequence[Charge], parts: int = 1) -> Verdict:
+    async def take(self, charges: Sequence[Charge], parts: int = 1, *, together: bool = False) -> Verdict:
         """As `Buckets.take`; alone, with the *parts*-th part of each limit, where Redis does not answer."""
         if self._recovery is None:
             store = self._store or await self.open()
@@ -81,6 +86,9 @@ class SharedBuckets:
             else:
                 self._failures = 0
                 return verdict
+        if together:
+            self._refused()
+            raise LimitsUnavailable(retry_after=math.ceil(_LONGEST_PAUSE), reason=self._why)
         self._alone()
         return self._local.take_now([charge.divided(parts) for charge in charges])
 

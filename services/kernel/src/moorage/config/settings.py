@@ -168,6 +168,12 @@ class Limits(Config):
         description="Bad tokens that one address may show to a process in a minute, before it is answered "
         "429 unread; 0: any number.",
     )
+    address: int = Field(
+        0,
+        ge=0,
+        description="Requests of any kind that one address may send to a process in a minute, before it is answered "
+        "429 unread; 0: any number. Only where trusted proxies tell clients apart.",
+    )
 
 
 class Client(Config):

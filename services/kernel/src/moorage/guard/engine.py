@@ -1,7 +1,7 @@
 """The engine: one request's facts in, a decision or an error out; the same for every host.
 
-The order is that of the design: match rule → token → limits → permission → condition → body limit. A host does, per
-request::
+The order is that of the design: all that an address sends, where that is limited → match rule → token → limits →
+permission → condition → body limit. A host does, per request::
 
     facts = receive(method, target, headers, peer=…, scheme=…, trusted=…)
     try:
@@ -236,9 +236,12 @@ class Guard:
         Raises:
             BadRequest: the address cannot be read.
             Forbidden: ``cors_refused``.
+            RateLimited: the client's address has sent too much.
         """
         if self._policy is None or not is_preflight(facts.method, facts.headers):
             return None
+        if self._limiter.arrivals is not None:
+            self._limiter.arrivals.take(facts.client.address)
         path = parse_target(facts.target).path
         return answer_preflight(self._policy.matcher, facts.headers, _host(facts.headers), path)
 
@@ -248,6 +251,8 @@ class Guard:
         Raises:
             RateLimited, and what `decide` does
         """
+        if self._limiter.arrivals is not None:
+            self._limiter.arrivals.take(facts.client.address)
         try:
             decision = self.identify(facts)
         except Unauthenticated as error:

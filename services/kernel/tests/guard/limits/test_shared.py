@@ -235,6 +235,12 @@ def test_without_redis_it_counts_in_memory() -> None:
     assert made(REDIS_URL="redis://127.0.0.1:1/0").shared is not None
 
 
+def test_everything_that_an_address_sends_is_counted_where_a_setting_says_so() -> None:
+    assert made().limiter.arrivals is None
+    assert made(LIMITS_ADDRESS="0").limiter.arrivals is None
+    assert made(LIMITS_ADDRESS="6000").limiter.arrivals is not None
+
+
 @pytest.mark.parametrize("environ", [{"LIMITS_BACKEND": "redis"}, {"REDIS_URL": "http://somewhere"}])
 def test_a_redis_that_cannot_be_is_refused_at_the_start(environ: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"redis\.url"):

@@ -1,6 +1,7 @@
 """What the engine asks: whether a request may pass the limits of its rule, and what its caller is told of them.
 
-Three things take from a limit: a request with a rule, once it is known who calls; a request whose token was missing or
+Where an installation wants it, an address has a limit for everything that it sends, whatever it is for. Behind that
+three things take from a limit: a request with a rule, once it is known who calls; a request whose token was missing or
 bad, from its address alone, in a call of its own; and a bad token, from what one address may show of these to one
 process. The last stands before the check of tokens, which is the dearest thing that a stranger can make a guard do.
 """
@@ -12,6 +13,7 @@ from moorage.errors import AppError, RateLimited, Unauthenticated
 from moorage.guard.identity import Caller
 from moorage.guard.limits import fields, gcra
 from moorage.guard.limits.addresses import address_key
+from moorage.guard.limits.arrivals import Arrivals
 from moorage.guard.limits.buckets import Buckets
 from moorage.guard.limits.gcra import Charge
 from moorage.guard.limits.memory import MemoryBuckets
@@ -34,6 +36,7 @@ class Limiter:
         bad_tokens: so many may one address show in a minute, 0: any number.
         limited: told the name of each limit that refused a request.
         tried: where bad tokens are counted; ``None``: in a memory of their own.
+        arrivals: what the engine asks first, of every request; ``None``: nothing.
     """
 
     def __init__(
@@ -43,11 +46,13 @@ class Limiter:
         bad_tokens: int = BAD_TOKENS,
         limited: Callable[[str], object] = lambda _: None,
         tried: MemoryBuckets | None = None,
+        arrivals: Arrivals | None = None,
     ) -> None:
         self._buckets = MemoryBuckets() if buckets is None else buckets
         self._bad_tokens = bad_tokens
         self._limited = limited
         self._tried = MemoryBuckets() if tried is None else tried
+        self.arrivals = arrivals
 
     async def admit(
         self, policy: Policy, rule: CompiledRule, caller: Caller | None, address: str | None

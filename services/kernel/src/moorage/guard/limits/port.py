@@ -10,6 +10,7 @@ from moorage.cache.keys import prefix
 from moorage.config.loading import ConfigError
 from moorage.config.settings import Settings
 from moorage.config.values import is_redis_url
+from moorage.guard.limits.arrivals import Arrivals
 from moorage.guard.limits.buckets import Buckets
 from moorage.guard.limits.limiter import Limiter
 from moorage.guard.limits.memory import MemoryBuckets
@@ -69,12 +70,18 @@ def in_memory(settings: Settings, metrics: Metrics) -> Limiter:
 
 
 def _limiter(settings: Settings, buckets: Buckets, metrics: Metrics) -> Limiter:
-    limited = metrics.counter("guard_limited", "Requests refused by a limit, answered 429.", ("limit",))
+    options = settings.limits
+    counter = metrics.counter("guard_limited", "Requests refused by a limit, answered 429.", ("limit",))
+
+    def limited(name: str) -> None:
+        counter.labels(name).inc()
+
     return Limiter(
         buckets,
-        bad_tokens=settings.limits.bad_tokens,
-        limited=lambda name: limited.labels(name).inc(),
-        tried=MemoryBuckets(settings.limits.max_keys),
+        bad_tokens=options.bad_tokens,
+        limited=limited,
+        tried=MemoryBuckets(options.max_keys),
+        arrivals=Arrivals(options.address, options.max_keys, limited=limited) if options.address else None,
     )
 
 

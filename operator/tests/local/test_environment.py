@@ -103,6 +103,17 @@ def test_secrets_come_from_files_and_a_missing_one_says_where_to_put_it(state: S
     assert "hunter2" not in str(env)
 
 
+def test_a_secret_for_the_sidecar_is_not_looked_for_where_there_is_none(state: State, tmp_path: Path) -> None:
+    behind = MANIFEST.replace('app: "blog:module"', "command: [blog]")
+    module = read(tmp_path, f"{behind}  secretRefs: [{{name: counts, guard: true}}]\n")
+    folder = state.secrets / "default" / "counts"
+    folder.mkdir(parents=True)
+    (folder / "redis_url").write_text("redis://counts:pw@redis/0")
+    env = workspace(state, module).serve(8091, 9901, DATABASE).env
+    assert "counts:pw" not in str(env)
+    assert not any(Path(env["MOORAGE_SECRETS_DIR"]).iterdir())
+
+
 def test_a_programs_arguments_are_expanded_and_it_learns_where_to_listen(
     state: State, tmp_path: Path
 ) -> None:

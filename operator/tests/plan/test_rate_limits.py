@@ -3,6 +3,7 @@
 from typing import Any
 
 from moorage_operator.plan.settings import parse_settings
+from moorage_operator.plan.world import World
 
 
 def limits(plan: Any, rule: str) -> Any:
@@ -69,3 +70,34 @@ def test_guards_in_process_and_in_sidecars_count_in_the_installations_redis(make
     (app,) = pod(make.plan())["containers"]
     (sidecar,) = pod(make.plan(make.module(app=None)))["initContainers"]
     assert env(app)["REDIS_URL"] == env(sidecar)["REDIS_URL"] == "redis://redis.infra:6379/0"
+
+
+def test_a_secret_for_the_guard_is_one_key_in_the_sidecar_and_nothing_in_the_app(make: Any) -> None:
+    refs = [{"name": "mine"}, {"name": "counts", "guard": True}]
+    found = pod(make.plan(make.module(app=None, secretRefs=refs)))
+    volumes = {volume["name"]: volume for volume in found["volumes"]}
+    items = [{"key": "redis_url", "path": "redis_url"}]
+    assert volumes["guard-secrets"]["projected"]["sources"] == [
+        {"secret": {"name": "counts", "optional": False, "items": items}}
+    ]
+    (sidecar,), (app,) = found["initContainers"], found["containers"]
+    mount = {"name": "guard-secrets", "mountPath": "/etc/moorage/secrets", "readOnly": True}
+    assert mount in sidecar["volumeMounts"]
+    assert {"name": "MOORAGE_SECRETS_DIR", "value": "/etc/moorage/secrets"} in sidecar["env"]
+    assert "secrets" not in {one["name"] for one in sidecar["volumeMounts"]}
+    assert "guard-secrets" not in {one["name"] for one in app["volumeMounts"]}
+    assert [one["secret"]["name"] for one in volumes["secrets"]["projected"]["sources"]] == ["mine"]
+
+
+def test_without_one_the_sidecar_sees_no_secret(make: Any) -> None:
+    found = pod(make.plan(make.module(app=None, secretRefs=[{"name": "mine"}])))
+    (sidecar,) = found["initContainers"]
+    assert "/etc/moorage/secrets" not in {one["mountPath"] for one in sidecar["volumeMounts"]}
+    alone = pod(make.plan(make.module(app=None, secretRefs=[{"name": "counts", "guard": True}])))
+    assert "secrets" not in {volume["name"] for volume in alone["volumes"]}
+
+
+def test_a_guards_secret_that_changed_makes_a_new_revision(make: Any) -> None:
+    module = make.module(app=None, secretRefs=[{"name": "counts", "guard": True}])
+    plans = [make.plan(module, world=World(secrets={"counts": mark})) for mark in ("aa", "bb")]
+    assert plans[0].revision != plans[1].revision

@@ -1,9 +1,12 @@
 """Rate limits where the guard is a proxy: the sidecar, and the gateway of local mode."""
 
+from urllib.parse import urlsplit
+
 import aiohttp
 import pytest
 import yaml
 from aiohttp import web
+from redis.asyncio import Redis
 
 from moorage.config import load as load_gateway_settings
 from moorage.guard.limits.document import Limit, Limits
@@ -110,6 +113,31 @@ async def test_sidecars_of_one_module_count_together_in_redis(sidecar, policies,
     headers = policies.bearer()
     found = [(await answers(port, "/two", 1, headers=headers))[0][0] for port in (*ports, *ports)]
     assert found == [200, 200, 429, 429]
+
+
+async def test_a_sidecar_shows_redis_the_password_of_its_secret(sidecar, policies, redis_server, tmp_path):
+    """The installation's address has none; a Secret of the Module has (`secretRefs` with `guard: true`)."""
+    rights = (
+        "+@connection +@scripting +@string +time -@dangerous"  # as docs/ports/cache.md has them, and fewer
+    )
+    place = urlsplit(redis_server)
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "redis_url").write_text(f"redis://counts:pw@{place.hostname}:{place.port}{place.path}")
+    async with Redis.from_url(redis_server) as client:
+        rule = ("on", ">pw", "~secret:default:blog:limit:*", *rights.split())
+        await client.execute_command("ACL", "SETUSER", "counts", *rule)
+        try:
+            started = await sidecar(
+                REDIS_URL=f"redis://{place.hostname}:1/0",
+                MOORAGE_SECRETS_DIR=str(secrets),
+                MOORAGE_INSTALLATION="secret",
+            )
+            ((_, headers, _),) = await answers(started.port, "/two", 1, headers=policies.bearer())
+            assert headers["RateLimit"].startswith('"user";r=1;')
+            assert [key async for key in client.scan_iter("secret:default:blog:limit:user:*")]
+        finally:
+            await client.execute_command("ACL", "DELUSER", "counts")
 
 
 async def test_bad_tokens_are_bounded_in_front_of_an_app(sidecar):

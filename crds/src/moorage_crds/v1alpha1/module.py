@@ -107,6 +107,10 @@ class SecretRef(Resource):
     """Name of the Secret."""
     optional: bool = False
     """Start without the Secret where it does not exist."""
+    guard: bool = False
+    """Give its key `redis_url`, and nothing else of it, to the sidecar, which counts requests there; the module does
+    not see the Secret. One at most.
+    """
 
 
 class Autoscaling(Resource):
@@ -265,6 +269,10 @@ def _behind_sidecar(spec: "ModuleSpec") -> bool:
     return spec.app is None or spec.sidecar == "always"
 
 
+def _of_the_guard(spec: "ModuleSpec") -> list[SecretRef]:
+    return [ref for ref in spec.secret_refs if ref.guard]
+
+
 class ModuleSpec(Resource):
     """What runs, how, and what it needs."""
 
@@ -322,6 +330,21 @@ class ModuleSpec(Resource):
             field="events",
         ),
         Rule(
+            cel="!has(self.secretRefs) || !self.secretRefs.exists(ref, has(ref.guard) && ref.guard)"
+            " || !(has(self.app) || (has(self.sidecar) && self.sidecar == 'never'))",
+            message="`secretRefs` with `guard: true` are for a sidecar, and this module has none",
+            mend="remove `guard`: the module's own process reads `redis_url`",
+            check=lambda spec: not _of_the_guard(spec) or not (spec.app or spec.sidecar == "never"),
+            field="secretRefs",
+        ),
+        Rule(
+            cel="!has(self.secretRefs) || size(self.secretRefs.filter(ref, has(ref.guard) && ref.guard)) <= 1",
+            message="one Secret at most is the guard's",
+            mend="keep the one with the key `redis_url`",
+            check=lambda spec: len(_of_the_guard(spec)) <= 1,
+            field="secretRefs",
+        ),
+        Rule(
             cel="!has(oldSelf.database) || has(self.database)",
             message="`database` cannot be switched off, since the schema holds data",
             mend="keep it, or delete the Module (its `onDelete` decides about the data) and make it anew",
@@ -357,7 +380,7 @@ class ModuleSpec(Resource):
     secret_refs: Annotated[list[SecretRef], Field(max_length=16), Unique(("name",))] = Field(
         default_factory=list
     )
-    """Secrets of the namespace that the module reads; a change of theirs makes a new revision."""
+    """Secrets of the namespace that the module, or its guard, reads; a change of theirs makes a new revision."""
     replicas: Annotated[int | None, Field(ge=0, le=1000)] = None
     """Number of pods. Absent: 1. Excludes `autoscaling`."""
     autoscaling: Autoscaling | None = None

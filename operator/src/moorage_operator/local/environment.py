@@ -46,6 +46,8 @@ class Workspace:
         text = yaml.safe_dump(self._module.module.spec.config, sort_keys=True, allow_unicode=True)
         write_private(self._config / CONFIG_FILE, text.encode())
         for reference in self._module.module.spec.secret_refs:
+            if reference.guard:
+                continue  # here the gateway guards, and counts in its memory
             source = self._secrets / reference.name
             if source.is_dir():
                 for file in source.iterdir():

@@ -14,6 +14,8 @@ HTTP_PORT: Final = 8080
 ADMIN_PORT: Final = 9901
 CONFIG_DIR: Final = "/etc/moorage/config"
 SECRETS_DIR: Final = "/etc/moorage/secrets"
+REDIS_KEY: Final = "redis_url"
+"""The key of a Secret by which settings read `redis.url`."""
 POLICY_DIR: Final = "/etc/moorage/policy"
 TOKEN_DIR: Final = "/var/run/secrets/moorage"  # noqa: S105 - a folder
 MODULE_AUDIENCE: Final = "moorage"
@@ -141,15 +143,34 @@ def config_volume(config_map: str) -> tuple[Manifest, Manifest]:
 
 
 def secrets_volume(module: Module) -> tuple[Manifest, Manifest] | None:
-    """Volume and mount with the keys of every Secret in `spec.secretRefs`; ``None``: there are none."""
-    if not module.spec.secret_refs:
-        return None
+    """Volume and mount with the keys of every Secret in `spec.secretRefs` that is the module's own; ``None``: there are
+    none.
+    """
     sources: list[Any] = [
-        {"secret": {"name": ref.name, "optional": ref.optional}} for ref in module.spec.secret_refs
+        {"secret": {"name": ref.name, "optional": ref.optional}}
+        for ref in module.spec.secret_refs
+        if not ref.guard
     ]
+    return _projected("secrets", sources)
+
+
+def guard_secrets_volume(module: Module) -> tuple[Manifest, Manifest] | None:
+    """Volume and mount of what the sidecar alone sees: where it counts, with a password; ``None``: nothing."""
+    items = [{"key": REDIS_KEY, "path": REDIS_KEY}]
+    sources: list[Any] = [
+        {"secret": {"name": ref.name, "optional": ref.optional, "items": items}}
+        for ref in module.spec.secret_refs
+        if ref.guard
+    ]
+    return _projected("guard-secrets", sources)
+
+
+def _projected(name: str, sources: list[Any]) -> tuple[Manifest, Manifest] | None:
+    if not sources:
+        return None
     return (
-        {"name": "secrets", "projected": {"sources": sources}},
-        {"name": "secrets", "mountPath": SECRETS_DIR, "readOnly": True},
+        {"name": name, "projected": {"sources": sources}},
+        {"name": name, "mountPath": SECRETS_DIR, "readOnly": True},
     )
 
 

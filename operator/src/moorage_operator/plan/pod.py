@@ -50,8 +50,13 @@ def pod_spec(
         "volumes": volumes,
     }
     if mode is Guarding.SIDECAR:
-        spec["initContainers"] = [_sidecar(module, settings)]
-        spec["volumes"] = [*volumes, container.policy_volume(module.metadata.name)[0]]
+        secrets = container.guard_secrets_volume(module)
+        spec["initContainers"] = [_sidecar(module, settings, [secrets[1]] if secrets is not None else [])]
+        own = [
+            container.policy_volume(module.metadata.name)[0],
+            *([secrets[0]] if secrets is not None else []),
+        ]
+        spec["volumes"] = [*volumes, *own]
     if module.spec.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in module.spec.image_pull_secrets]
     return spec
@@ -231,7 +236,7 @@ def _direct_probes(module: Module) -> Manifest:
     return result
 
 
-def _sidecar(module: Module, settings: PlatformSettings) -> Manifest:
+def _sidecar(module: Module, settings: PlatformSettings, secrets: list[Manifest]) -> Manifest:
     """The guard as a native sidecar: it starts before the app and stops after it (KEP-753)."""
     alive: Manifest = {"tcpSocket": {"port": "admin"}}
     return {
@@ -247,6 +252,7 @@ def _sidecar(module: Module, settings: PlatformSettings) -> Manifest:
             container.policy_volume(module.metadata.name)[1],
             container.token_volume()[1],
             container.scratch_volume()[1],
+            *secrets,
         ],
         "securityContext": container.security_context(),
         "resources": container.default_resources(settings.defaults.sidecar_resources),

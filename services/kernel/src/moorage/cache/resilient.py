@@ -5,8 +5,6 @@ What was to be removed meanwhile is remembered, and removed before anything of i
 """
 
 import asyncio
-import contextlib
-import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar, cast
@@ -17,6 +15,7 @@ from moorage.cache.keys import LEASE
 from moorage.cache.observed import Counts
 from moorage.cache.store import CacheUnavailable, Found, Lease, Life
 from moorage.health import NotReady
+from moorage.outage import Outage
 from moorage.tracing import Tracer
 
 if TYPE_CHECKING:
@@ -26,10 +25,6 @@ log = structlog.get_logger("moorage.cache")
 
 T = TypeVar("T")
 
-_FAILURES: Final = 3
-"""So many in a row, and it counts as away."""
-_FIRST_PAUSE: Final = 0.25
-_LONGEST_PAUSE: Final = 5.0
 _MOST_OWED: Final = 10_000
 """Removals that are remembered one by one; beyond that, everything of the module is removed."""
 
@@ -60,16 +55,14 @@ class ResilientStore:
         self._everything = everything
         self._counts = counts
         self._tracer = tracer
-        self._failures = 0
-        self._why = ""
-        self._recovery: asyncio.Task[None] | None = None
+        self._outage = Outage("cache recovery", self._probe, lost=_lost, back=_back)
         self._owed: dict[bytes, None] = {}
         self._ending: set[asyncio.Task[object]] = set()
 
     @property
     def away(self) -> bool:
         """Whether nobody asks it at the moment, but for the recovery."""
-        return self._recovery is not None
+        return self._outage.away
 
     async def open(self) -> "RedisStore":
         """The store, made now if it has not been needed before."""
@@ -111,7 +104,7 @@ class ResilientStore:
         """
         count = await self._ask("increment", lambda store: store.increment(key, by, ttl), None)
         if count is None:
-            raise CacheUnavailable(reason=self._why)
+            raise CacheUnavailable(reason=self._outage.why)
         return count
 
     async def invalidate(self, tags: Sequence[bytes]) -> None:
@@ -147,7 +140,7 @@ class ResilientStore:
     async def ping(self) -> None:
         """Raise `NotReady` with the reason while it is away, or what an attempt raises."""
         if self.away:
-            raise NotReady(self._why)
+            raise NotReady(self._outage.why)
         store = await self.open()
         async with asyncio.timeout(self._timeout):
             await store.ping()
@@ -156,10 +149,7 @@ class ResilientStore:
         """As `Store.close`."""
         if self._ending:
             await asyncio.wait(self._ending, timeout=self._timeout)
-        if self._recovery is not None:
-            self._recovery.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._recovery
+        await self._outage.close()
         if self._store is not None:
             await self._store.close()
 
@@ -186,49 +176,26 @@ class ResilientStore:
             self._failed(operation, exc, refused=isinstance(exc, store.refusals))
             return otherwise
         self._counts.seconds.labels(operation).observe(time.perf_counter() - began)
-        self._failures = 0
+        self._outage.worked()
         return answer
 
     def _failed(self, operation: str, exc: Exception, *, refused: bool) -> None:
         self._counts.errors.labels(operation).inc()
-        self._why = f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0]}".rstrip(": ")
-        log.debug("cache operation failed", operation=operation, reason=self._why)
         # A refusal, such as that of a full Redis, is an answer.
-        self._failures += not refused
-        if self._failures >= _FAILURES:
-            self._leave_alone()
+        self._outage.failed(exc, answered=refused)
+        log.debug("cache operation failed", operation=operation, reason=self._outage.why)
 
     def _owe(self, keys: Sequence[bytes]) -> None:
         """Remember what has to be removed; until that is done, nothing that is there may be believed."""
         if len(self._owed) < _MOST_OWED:
             self._owed.update(dict.fromkeys(keys))
-        self._leave_alone()
+        self._outage.leave_alone()
 
-    def _leave_alone(self) -> None:
-        if self._recovery is None:
-            log.warning("the cache is away; going on without", reason=self._why)
-            self._recovery = asyncio.create_task(self._recover(), name="cache recovery")
-
-    async def _recover(self) -> None:
-        """Try again and again, in the background, so that no request waits for it."""
-        pause = _FIRST_PAUSE
-        began = time.monotonic()
+    async def _probe(self) -> None:
         store = await self.open()
-        while True:
-            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - spreads load, hides nothing
-            try:
-                async with asyncio.timeout(self._timeout):
-                    await store.ping()
-                await self._settle(store)
-            except Exception as exc:  # noqa: BLE001 - whatever it is: giving up would mean to be without for ever
-                self._why = f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0]}".rstrip(": ")
-                pause = min(pause * 2, _LONGEST_PAUSE)
-            else:
-                break
-        self._failures = 0
-        self._why = ""
-        self._recovery = None
-        log.info("the cache is back", away_s=round(time.monotonic() - began, 1))
+        async with asyncio.timeout(self._timeout):
+            await store.ping()
+        await self._settle(store)
 
     async def _settle(self, store: "RedisStore") -> None:
         """Remove what could not be removed; what is added meanwhile as well."""
@@ -240,6 +207,14 @@ class ResilientStore:
                 await store.invalidate(owed)
             for key in owed:
                 self._owed.pop(key, None)
+
+
+def _lost(why: str) -> None:
+    log.warning("the cache is away; going on without", reason=why)
+
+
+def _back(seconds: float) -> None:
+    log.info("the cache is back", away_s=round(seconds, 1))
 
 
 async def _done(call: Awaitable[None]) -> bool:

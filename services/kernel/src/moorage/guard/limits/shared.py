@@ -5,11 +5,9 @@ limit says, and fewer where requests are not spread evenly. Rules that will not 
 """
 
 import asyncio
-import contextlib
 import math
-import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -17,16 +15,12 @@ from moorage.guard.limits.buckets import LimitsUnavailable
 from moorage.guard.limits.gcra import Charge, Verdict
 from moorage.guard.limits.memory import MemoryBuckets
 from moorage.health import NotReady
+from moorage.outage import LONGEST_PAUSE, Outage
 
 if TYPE_CHECKING:
     from moorage.guard.limits.redis import RedisBuckets
 
 log = structlog.get_logger("moorage.guard")
-
-_FAILURES: Final = 3
-"""So many in a row, and it counts as away."""
-_FIRST_PAUSE: Final = 0.25
-_LONGEST_PAUSE: Final = 5.0
 
 
 class SharedBuckets:
@@ -57,14 +51,12 @@ class SharedBuckets:
         self._local = local
         self._alone = alone
         self._refused = refused
-        self._failures = 0
-        self._why = ""
-        self._recovery: asyncio.Task[None] | None = None
+        self._outage = Outage("limits recovery", self._probe, lost=_lost, back=_back)
 
     @property
     def away(self) -> bool:
         """Whether nobody asks Redis at the moment, but for the recovery."""
-        return self._recovery is not None
+        return self._outage.away
 
     async def open(self) -> "RedisBuckets":
         """The store, made now if it has not been needed before."""
@@ -76,66 +68,47 @@ class SharedBuckets:
 
     async def take(self, charges: Sequence[Charge], parts: int = 1, *, together: bool = False) -> Verdict:
         """As `Buckets.take`; alone, with the *parts*-th part of each limit, where Redis does not answer."""
-        if self._recovery is None:
+        if not self._outage.away:
             store = self._store or await self.open()
             try:
                 async with asyncio.timeout(self._timeout):
                     verdict = await store.take(charges)
             except store.errors as exc:
-                self._failed(exc)
+                # A refusal, such as that of a full Redis, is no answer here: asking again is of no use to anybody.
+                self._outage.failed(exc)
             else:
-                self._failures = 0
+                self._outage.worked()
                 return verdict
         if together:
             self._refused()
-            raise LimitsUnavailable(retry_after=math.ceil(_LONGEST_PAUSE), reason=self._why)
+            raise LimitsUnavailable(retry_after=math.ceil(LONGEST_PAUSE), reason=self._outage.why)
         self._alone()
         return self._local.take_now([charge.divided(parts) for charge in charges])
 
     async def ping(self) -> None:
         """Raise `NotReady` with the reason while it is away, or what an attempt raises."""
         if self.away:
-            raise NotReady(f"each process counts by itself: {self._why}")
+            raise NotReady(f"each process counts by itself: {self._outage.why}")
         if self._store is not None:  # else nothing has had a limit yet
             async with asyncio.timeout(self._timeout):
                 await self._store.ping()
 
     async def close(self) -> None:
         """End the recovery and the connections."""
-        if self._recovery is not None:
-            self._recovery.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._recovery
+        await self._outage.close()
         store, self._store = self._store, None  # or a last look at readiness would connect anew
         if store is not None:
             await store.close()
 
-    def _failed(self, exc: Exception) -> None:
-        self._note(exc)
-        self._failures += 1
-        # Here a refusal, such as that of a full Redis, counts as well: asking again is of no use to anybody.
-        if self._failures >= _FAILURES and self._recovery is None:
-            log.warning("limits cannot be counted in Redis; each process counts its share", reason=self._why)
-            self._recovery = asyncio.create_task(self._recover(), name="limits recovery")
-
-    def _note(self, exc: Exception) -> None:
-        self._why = f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0]}".rstrip(": ")
-
-    async def _recover(self) -> None:
-        """Try again and again, in the background, so that no request waits for it."""
-        pause = _FIRST_PAUSE
+    async def _probe(self) -> None:
         store = await self.open()
-        while True:
-            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - spreads load, hides nothing
-            try:
-                async with asyncio.timeout(self._timeout):
-                    await store.ping()
-            except Exception as exc:  # noqa: BLE001 - whatever it is: giving up would mean to be without for ever
-                self._note(exc)
-                pause = min(pause * 2, _LONGEST_PAUSE)
-            else:
-                break
-        self._failures = 0
-        self._why = ""
-        self._recovery = None
-        log.info("limits are counted in Redis again")
+        async with asyncio.timeout(self._timeout):
+            await store.ping()
+
+
+def _lost(why: str) -> None:
+    log.warning("limits cannot be counted in Redis; each process counts its share", reason=why)
+
+
+def _back(seconds: float) -> None:
+    log.info("limits are counted in Redis again", away_s=round(seconds, 1))

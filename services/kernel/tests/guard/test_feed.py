@@ -163,8 +163,9 @@ def test_what_is_missing_is_noticed(synced: Followed) -> None:
 def test_a_recording_is_no_first_snapshot(followed: Followed) -> None:
     recorded = followed.server.message("snapshot")
     followed.wall += STALE_S + 2
-    with pytest.raises(Refused, match="ago"):
+    with pytest.raises(Refused, match="ago") as refused:
         followed.take(recorded)
+    assert refused.value.reason == "old"
     assert followed.feed.overlay is None
 
 
@@ -172,8 +173,9 @@ def test_it_has_to_be_for_this_module(synced: Followed) -> None:
     state = synced.state
     for place in (("default", "shop"), ("other", "blog")):
         for name in ("snapshot", "heartbeat"):
-            with pytest.raises(Refused, match="it is for"):
+            with pytest.raises(Refused, match="it is for") as refused:
                 synced.take(synced.server.message(name, place))
+            assert refused.value.reason == "place"
     assert synced.state == state
 
 
@@ -188,8 +190,9 @@ def test_kind_and_id_have_to_be_those_of_the_document(synced: Followed) -> None:
         message.replace(b"id: 2\n", b""),
     ):
         assert altered != message
-        with pytest.raises(Refused):
+        with pytest.raises(Refused) as refused:
             synced.take(altered)
+        assert refused.value.reason == "form"
     assert synced.take(message.replace(b"event: change", b"event: rumour")) == [False]
     assert synced.state == state
 
@@ -235,8 +238,9 @@ def test_signed_documents_are_read_strictly(synced: Followed, changes: dict[str,
 def test_what_the_guard_cannot_use_is_refused_and_the_last_stays(synced: Followed) -> None:
     state = synced.state
     synced.guard.refusing = True
-    with pytest.raises(Refused, match="no usable key"):
+    with pytest.raises(Refused, match="no usable key") as refused:
         synced.change(keys=[{"kid": "bad"}])
+    assert refused.value.reason == "content"
     assert synced.state == state
     synced.guard.refusing = False
     assert synced.tell("change")
@@ -389,8 +393,9 @@ def test_another_policy_key_certifies_nothing(synced: Followed) -> None:
     state = synced.state
     synced.server.certificate = synced.server.certify(policy_key=signing.new_key())
     for name in ("snapshot", "heartbeat"):
-        with pytest.raises(Refused, match="certificate"):
+        with pytest.raises(Refused, match="certificate") as refused:
             synced.tell(name)
+        assert refused.value.reason == "seal"
     assert synced.state == state
     event = Event("snapshot", "nothing", "1")
     with pytest.raises(Refused):

@@ -67,6 +67,10 @@ class Follower:
     def metric(self, name: str) -> float:
         return self.metrics.registry.get_sample_value(name) or 0.0
 
+    def refused(self, reason: str) -> float | None:
+        name = "guard_overlay_refused_total"
+        return self.metrics.registry.get_sample_value(name, {"reason": reason})
+
 
 @pytest.fixture
 async def stack() -> AsyncIterator[AsyncExitStack]:
@@ -174,10 +178,23 @@ async def test_garbage_is_refused_and_the_last_good_stays(
     assert follower.feed.error
     assert follower.feed.sequence == 0
     assert len(follower.recorder.seen) == 1
+    assert follower.refused("seal") == (content[:5] == b"event"), "the other one was no message"
     stream.refusing = None
     stream.gap(sessions=["s1"])
     await synced(follower, stream)
     assert follower.feed.error is None
+
+
+async def test_what_is_refused_is_counted_by_why_and_a_reason_that_never_was_is_0(
+    follow: Start, stream: PolicyStream
+) -> None:
+    follower = await follow()
+    await synced(follower, stream)
+    stream.garbage(stream.message("heartbeat", ("default", "shop")))
+    await follower.until(lambda: follower.refused("place") == 1)
+    await synced(follower, stream)
+    assert [follower.refused(one) for one in ("seal", "form", "content", "old", "gap")] == [0.0] * 5
+    assert follower.refused("anything") is None
 
 
 async def test_an_endless_line_does_not_fill_the_memory(

@@ -12,7 +12,7 @@ import datetime
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from moorage.errors import Unavailable
 from moorage.guard.overlay import Change, Heartbeat, Overlay, OverlayDocument, parse
@@ -33,12 +33,25 @@ KINDS: Final[dict[str, type[Document]]] = {
 """What each event's data is. Events of other names are left alone: a change that hides in one leaves a gap."""
 
 
+Reason = Literal["seal", "place", "form", "content", "old", "gap"]
+"""Why a message does not count: not signed as it has to be; for another module; not to be read; nothing that can be
+put in force; made too long ago; not the next one.
+"""
+
+
 class Refused(Exception):  # noqa: N818 - says what happened to the message
-    """A message that does not count; the text says why. What was in force stays."""
+    """A message that does not count; the text says why, and *reason* in one word. What was in force stays."""
+
+    def __init__(self, text: str, reason: Reason) -> None:
+        super().__init__(text)
+        self.reason: Reason = reason
 
 
 class Gap(Refused):
     """Something is missing between the overlay in force and this message."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, "gap")
 
 
 class Enforcer(Protocol):
@@ -161,12 +174,14 @@ class Feed:
             return None
         try:
             document = parse(kind, self._seals.open(event.data))
-        except (SignatureError, DocumentError) as exc:
-            raise Refused(f"{event.name}: {exc}") from None
+        except SignatureError as exc:
+            raise Refused(f"{event.name}: {exc}", "seal") from None
+        except DocumentError as exc:
+            raise Refused(f"{event.name}: {exc}", "form") from None
         if (document.namespace, document.module) != self.place:
-            raise Refused(f"{event.name}: it is for {document.namespace}/{document.module}")
+            raise Refused(f"{event.name}: it is for {document.namespace}/{document.module}", "place")
         if event.id != str(document.sequence):
-            raise Refused(f"{event.name}: the event's id is not its sequence {document.sequence}")
+            raise Refused(f"{event.name}: the event's id is not its sequence {document.sequence}", "form")
         return document
 
     def put(self, document: Document) -> bool:
@@ -174,7 +189,7 @@ class Feed:
         try:
             counts = self._counts(document)
         except DocumentError as exc:
-            raise Refused(f"{document.kind}: {exc}") from None
+            raise Refused(f"{document.kind}: {exc}", "content") from None
         if counts:
             self._last = (document.sequence, document.heartbeat_at)
             self._alive_at = self._rising()
@@ -205,7 +220,7 @@ class Feed:
         """Refuse a recording as the first overlay: later ones are told by their order, but there is none yet."""
         old = self._clock() - document.heartbeat_at / 1000
         if old > self._max_staleness:
-            raise Refused(f"snapshot: it was made {old:.0f} s ago by this machine's clock")
+            raise Refused(f"snapshot: it was made {old:.0f} s ago by this machine's clock", "old")
 
     def _enforce(self, overlay: Overlay) -> None:
         self._guard.overlay(overlay)

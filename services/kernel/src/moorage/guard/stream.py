@@ -10,13 +10,13 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 from urllib.parse import urlencode
 
 import aiohttp
 from yarl import URL
 
-from moorage.guard.feed import Feed, Gap, Refused
+from moorage.guard.feed import Feed, Gap, Reason, Refused
 from moorage.guard.overlay import HEARTBEAT_S, MAX_DOCUMENT
 from moorage.guard.sealing import MAX_CERTIFICATE
 from moorage.guard.sse import Event, EventParser, SseError
@@ -80,6 +80,10 @@ class StreamClient:
         self._connections = metrics.counter(
             "guard_stream_connections", "Connections that were made, or tried, to the policy stream."
         ).labels()
+        refused = metrics.counter(
+            "guard_overlay_refused", "Messages of the policy stream that did not count, by why.", ("reason",)
+        )
+        self._refused = {reason: refused.labels(reason) for reason in get_args(Reason)}
         metrics.gauge_function(
             "guard_stream_connected", "Whether the policy stream is connected.", lambda: float(feed.connected)
         )
@@ -105,6 +109,8 @@ class StreamClient:
                     await self._follow(session)
                 except _EXPECTED as exc:
                     self._whole = self._whole or isinstance(exc, Gap)
+                    if isinstance(exc, Refused):
+                        self._refused[exc.reason].inc()
                     self.feed.failed(_text(exc))
                 except Exception as exc:
                     logger.exception("policy stream")

@@ -1,9 +1,10 @@
 """The OpenAPI document: what it says of handlers and rules, and who can read it."""
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
@@ -13,6 +14,7 @@ from pydantic import Field
 
 from moorage import Content, CursorPage, Model, Module, Out, Page, Paging, Query, Request, User, WebSocket
 from moorage.cli import main
+from moorage.guard.limits.document import Limit, Limits
 from moorage.guard.policy import Rule
 from moorage.http.apidocs import render
 from moorage.http.binding import bind
@@ -107,6 +109,56 @@ def test_parameters_are_those_of_loader_handler_and_query_models() -> None:
     assert operation["security"] == [{}, {"token": []}]
     assert "404" in operation["responses"]
     assert "Paging" not in document["components"]["schemas"], "nothing refers to it"
+
+
+async def read_one() -> str:
+    """Read."""
+    return "x"
+
+
+@pytest.mark.parametrize("outage", [None, "refuse"])
+def test_a_rule_with_limits_tells_429_and_what_is_left(outage: Literal["refuse"] | None) -> None:
+    module = Module("shop")
+    module.handle("read", etag=True)(read_one)
+    limits = Limits(user=Limit(count=5, seconds=60), outage=outage)
+    document = described(module, Rule(name="read", methods=["GET"], path="/things", limits=limits))
+    responses = document["paths"]["/things"]["get"]["responses"]
+    refused = responses["429"]
+    assert refused["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Error"}
+    named = {name: {"$ref": f"#/components/headers/{name}"} for name in ("RateLimit", "RateLimit-Policy")}
+    retry = {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}
+    assert refused["headers"] == named | retry
+    assert responses["200"]["headers"] == {**named, "ETag": {"schema": {"type": "string"}}}
+    assert {"401", "403"} <= set(responses)
+    assert ("503" in responses) == (outage == "refuse")
+    if outage is not None:
+        assert responses["503"]["headers"] == retry
+
+
+def test_a_rule_without_limits_tells_nothing_of_them() -> None:
+    module = Module("shop")
+    module.handle("read")(read_one)
+    document = described(module, Rule(name="read", methods=["GET"], path="/things", auth="none"))
+    responses = document["paths"]["/things"]["get"]["responses"]
+    assert "headers" not in responses["200"]
+    assert not {"401", "403", "429", "503"} & set(responses)
+
+
+async def test_what_is_told_of_limits_is_what_a_client_gets(serve: Serve) -> None:
+    module = Module("shop")
+    module.handle("read")(read_one)
+    rule = {"name": "read", "path": "/things", "rateLimit": {"perUser": "2/minute", "perRule": "9/hour"}}
+    shop = await serve(module, [rule])
+    headers = (await shop.admin.get("/openapi.json")).body["components"]["headers"]
+    client = shop.client()
+    answers = [await client.get("/things") for _ in range(3)]
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    for answer in answers:
+        for name in ("RateLimit", "RateLimit-Policy"):
+            assert re.search(headers[name]["schema"]["pattern"], answer.headers[name])
+    assert int(answers[-1].headers["Retry-After"]) >= headers["Retry-After"]["schema"]["minimum"]
+    for name in ("RateLimit", "RateLimit-Policy"):
+        assert re.search(headers[name]["schema"]["pattern"], headers[name]["example"])
 
 
 def test_templates_that_differ_in_names_alone_are_one_path() -> None:

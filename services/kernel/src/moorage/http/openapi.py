@@ -27,6 +27,32 @@ _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _TOKEN: Final = "token"  # noqa: S105 - the name of a scheme
 _REST_NAME: Final = "rest"
 
+
+def _listed(item: str) -> str:
+    """The pattern of a list (RFC 9651, 3.1)."""
+    return f"^{item}(, {item})*$"
+
+
+_COUNTED: Final[Mapping[str, dict[str, Any]]] = {
+    "RateLimit": {
+        "description": "Of each limit that counted the request: `r` more would pass now, in `t` seconds all of them,"
+        " or the next one where `r` is 0 (draft-ietf-httpapi-ratelimit-headers-11).",
+        "schema": {"type": "string", "pattern": _listed('"[a-z]+";r=[0-9]+;t=[0-9]+')},
+        "example": '"user";r=299;t=1',
+    },
+    "RateLimit-Policy": {
+        "description": "The limits that counted the request: `q` requests in `w` seconds.",
+        "schema": {"type": "string", "pattern": _listed('"[a-z]+";q=[0-9]+;w=[0-9]+')},
+        "example": '"user";q=300;w=60',
+    },
+}
+"""What answers to requests bear that a limit has counted; one that counts nobody here adds nothing."""
+_RETRY_AFTER: Final = {
+    "description": "Seconds after which it may be tried again.",
+    "schema": {"type": "integer", "minimum": 1},
+    "required": True,
+}
+
 Part = Literal["body", "answer"]
 
 
@@ -82,6 +108,8 @@ def describe(about: About, handlers: Mapping[str, Bound], rules: Iterable[Rule])
         },
         "tags": [{"name": tag} for tag in tags],
     }
+    if any(rule.limits is not None for rule, _ in bound):
+        document["components"]["headers"] = {**_COUNTED, "Retry-After": _RETRY_AFTER}
     return document
 
 
@@ -210,8 +238,11 @@ class _Operation:
         good: dict[str, Any] = {"description": self.bound.docs.summary or "Success."}
         if answer.media is not None:
             good["content"] = {answer.media: self._media("answer")}
+        headers = _headers_of(_COUNTED) if self.rule.limits is not None else {}
         if self.handler.etag:
-            good["headers"] = {"ETag": {"schema": {"type": "string"}}}
+            headers["ETag"] = {"schema": {"type": "string"}}
+        if headers:
+            good["headers"] = headers
         responses = {str(answer.status): good}
         if self.handler.etag and method in _SAFE:
             responses["304"] = {"description": "It is what the caller has already."}
@@ -221,6 +252,11 @@ class _Operation:
         errors = {
             str(status): {**_error_response(), "description": when} for status, when in self._refusals(method)
         }
+        limits = self.rule.limits
+        if limits is not None:
+            errors["429"]["headers"] = _headers_of([*_COUNTED, "Retry-After"])
+            if limits.outage is not None:
+                errors["503"]["headers"] = _headers_of(["Retry-After"])
         return errors | {"default": {"$ref": "#/components/responses/Error"}}
 
     def _refusals(self, method: str) -> Iterator[tuple[int, str]]:
@@ -243,6 +279,13 @@ class _Operation:
             yield 415, "The body is not JSON."
         if bound.body is not None or bound.queries or any(not value.captured for value in bound.values):
             yield 422, "Some values are not valid."
+        if rule.limits is not None:
+            yield 429, "There were too many requests."
+            if rule.limits.outage is not None:
+                yield (
+                    503,
+                    "Requests cannot be counted at the moment, and are not let pass without, or something is away.",
+                )
 
     def _keeps(self, method: str) -> bool:
         return self.about.keeps_answers and self.bound.keeps_answers(method)
@@ -268,6 +311,10 @@ def _default(value: Value) -> dict[str, Any]:
 
 def _header(name: str, description: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
     return {"name": name, "in": "header", "description": description, "schema": schema or {"type": "string"}}
+
+
+def _headers_of(names: Iterable[str]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _error_response() -> dict[str, Any]:

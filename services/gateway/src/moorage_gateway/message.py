@@ -12,15 +12,13 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from moorage import errors
 from moorage.guard import paths
+from moorage.guard.headers import is_host
 from moorage.guard.matcher import STANDARD_METHODS
 from moorage.http.faults import check_message
 
 MAX_FIELDS_SIZE: Final = 64 * 1024
 """Bytes of all header fields together, names and values."""
 _NEVER: Final = frozenset({"CONNECT", "TRACE", "TRACK"})
-HOST: Final = re.compile(
-    r"(?:[A-Za-z0-9]([A-Za-z0-9._-]{0,253}[A-Za-z0-9.])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
-)
 _ABSOLUTE: Final = re.compile(r"https?://(?P<host>[^/?#@]+)(?P<target>/.*)?", re.IGNORECASE)
 
 
@@ -50,7 +48,7 @@ def read(request: web.BaseRequest) -> Address:
     absolute = not target.startswith("/")
     if absolute:
         host, target = _absolute(target)
-    if host and HOST.fullmatch(host) is None:
+    if host and not is_host(host):
         raise errors.BadRequest("The Host field is malformed.", code="bad_host")
     if not target.isascii() or "#" in target:
         raise errors.BadRequest(

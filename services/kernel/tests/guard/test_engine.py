@@ -130,6 +130,25 @@ def test_two_hosts_are_refused(guard: Guard, facts: Facts) -> None:
         guard.decide(request)
 
 
+@pytest.mark.parametrize("host", ["a b", "a/b", "a,b", "user@a", "a:port", "[::1", "a\x80", "-a", "a" * 263])
+def test_a_host_that_is_none_is_refused(guard: Guard, facts: Facts, host: str) -> None:
+    preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "GET", "Host": host}
+    for ask in (
+        lambda: guard.decide(facts("GET", "/posts", {"Host": host})),
+        lambda: guard.preflight(facts("OPTIONS", "/posts", preflight)),
+    ):
+        with pytest.raises(errors.BadRequest) as refused:
+            ask()
+        assert refused.value.code == "bad_host"
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a", "A.Example.:443", "under_score.example", "127.0.0.1:80", "[::1]:8080", "a" * 255]
+)
+def test_a_host_or_none_passes(guard: Guard, facts: Facts, host: str) -> None:
+    assert guard.decide(facts("GET", "/posts", {"Host": host})).name == "list"
+
+
 def test_hosts_divide_rules(make_guard: Callable[..., Guard], facts: Facts) -> None:
     guard = make_guard(
         rules=[

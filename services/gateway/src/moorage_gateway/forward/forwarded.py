@@ -10,7 +10,6 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from moorage.guard import headers as trust
-from moorage_gateway.message import HOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ def origin(
         client=found,
         chain=found if found == str(address) else f"{found}, {address}",
         scheme=client.scheme,
-        host=said if HOST.fullmatch(said) is not None else host,
+        host=said if trust.is_host(said) else host,
     )
 
 

@@ -37,7 +37,7 @@ from moorage.guard.conditions import Condition
 from moorage.guard.cors import Preflight, answer_preflight, is_preflight
 from moorage.guard.decision import Decision, RequestFacts, variables
 from moorage.guard.folder import Loaded, PolicyFolder
-from moorage.guard.headers import Headers
+from moorage.guard.headers import Headers, is_host
 from moorage.guard.lasting import Lasting
 from moorage.guard.limits.limiter import Limiter
 from moorage.guard.paths import parse_target
@@ -408,7 +408,10 @@ def _host(headers: Headers) -> str:
     given = headers.getall("Host", ())
     if len(given) > 1:
         raise BadRequest("There is more than one Host header.", code="bad_host")
-    return given[0] if given else ""
+    host = given[0] if given else ""
+    if host and not is_host(host):
+        raise BadRequest("The Host field is malformed.", code="bad_host")
+    return host
 
 
 def _body(headers: Headers, limit: int | None) -> None:

@@ -52,6 +52,21 @@ _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _ODD = re.compile(r"[^a-z0-9-]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_HOPS: Final = 32
+_HOST = re.compile(
+    r"(?:[A-Za-z0-9]([A-Za-z0-9._-]{0,253}[A-Za-z0-9.])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
+)
+_MAX_HOST: Final = 262
+"""Characters: of a name and a port. What is longer is not looked at, nor remembered."""
+
+
+def is_host(text: str) -> bool:
+    """Whether *text* is what a ``Host`` field has to be (RFC 9112, 3.2): a name or an address, perhaps with a port."""
+    return len(text) <= _MAX_HOST and _is_host(text)
+
+
+@lru_cache(maxsize=256)
+def _is_host(text: str) -> bool:
+    return _HOST.fullmatch(text) is not None
 
 
 @lru_cache(maxsize=1024)

@@ -140,6 +140,13 @@ async def test_a_sidecar_shows_redis_the_password_of_its_secret(sidecar, policie
             await client.execute_command("ACL", "DELUSER", "counts")
 
 
+async def test_everything_that_an_address_sends_may_be_bounded(sidecar):
+    port = (await sidecar(LIMITS_ADDRESS="2")).port
+    found = [(await answers(port, path, 1))[0] for path in ("/nothing", "/two", "/nothing", "/two", "/free")]
+    assert [status for status, _, _ in found] == [404, 401, 429, 429, 429]
+    assert found[-1][2]["error"]["details"] == {"limit": "requests", "retry_after": 30}
+
+
 async def test_bad_tokens_are_bounded_in_front_of_an_app(sidecar):
     port = (await sidecar(LIMITS_BAD_TOKENS="2")).port
     found = await answers(port, "/two", 4, headers={"Authorization": "Bearer a.b.c"})

@@ -151,3 +151,37 @@ async def test_without_redis_it_is_degraded_and_still_counts(serve: Serve, unuse
         "degraded",
     )
     assert "guard_limits_alone_total 4.0" in (await served.admin.get("/metrics")).content.decode()
+
+
+async def test_a_rule_that_refuses_in_an_outage_is_shut(serve: Serve, unused_tcp_port: int) -> None:
+    rules = [
+        {
+            "name": "open",
+            "path": "/open",
+            "auth": "none",
+            "rateLimit": {"perIp": "2/hour", "outage": "refuse"},
+        }
+    ]
+    environ = {"REDIS_URL": f"redis://127.0.0.1:{unused_tcp_port}/0", "CACHE_BACKEND": "memory"}
+    served = await serve(shop(), rules, environ=environ)
+    answers = [await served.anonymous().get("/open") for _ in range(4)]
+    assert [answer.status for answer in answers] == [503] * 4
+    assert answers[0].body["error"]["code"] == "limits_unavailable"
+    assert answers[0].headers["Retry-After"] == "5"
+    assert "guard_limits_unavailable_total 4.0" in (await served.admin.get("/metrics")).content.decode()
+
+
+async def test_everything_that_an_address_sends_may_be_bounded(serve: Serve) -> None:
+    served = await serve(shop(), RULES, permissions={"shop.item.read": None}, environ={"LIMITS_ADDRESS": "3"})
+    asking = {"Origin": "https://a.example", "Access-Control-Request-Method": "GET"}
+    client = served.anonymous()
+    found = [
+        (await client.get("/nothing")).status,
+        (
+            await client.request("OPTIONS", "/nothing", headers=asking)
+        ).status,  # no rule answers it: it counts twice
+        (await client.get("/ok")).status,
+    ]
+    assert found == [404, 404, 429]
+    counted = (await served.admin.get("/metrics")).content.decode()
+    assert 'guard_limited_total{limit="requests"} 1.0' in counted

@@ -62,18 +62,30 @@ def write(
             **more,
         )
     elif _logger.isEnabledFor(level):
-        route = "null" if rule is None else quoted(rule)
-        client = "null" if facts.client.address is None else quoted(facts.client.address)
-        line = (
-            f'{{"time": "{_now()}", "level": "{_LEVELS[level]}", "logger": "{NAME}", "message": "request", '
-            f'"method": {quoted(facts.method)}, "path": {quoted(redaction.text(path))}, "route": {route}, '
-            f'"status": {status}, "duration_ms": {round(seconds * 1000, 2)}, "client": {client}, '
-            f'"request_id": "{facts.request_id}", "trace_id": "{facts.trace.trace_id}", '
-            f'"span_id": "{facts.trace.span_id}"'
-        )
-        for name, value in more.items():
-            line += f', "{name}": {quoted(redaction.text(value))}'
-        output.write(line)
+        output.later(_line, time.time(), level, facts, path, rule, status, seconds, more)
+
+
+def _line(
+    now: float,
+    level: int,
+    facts: RequestFacts,
+    path: str,
+    rule: str | None,
+    status: int,
+    seconds: float,
+    more: dict[str, str],
+) -> str:
+    client, trace = facts.client.address, facts.trace
+    line = (
+        f'{{"time": "{_time(now)}", "level": "{_LEVELS[level]}", "logger": "{NAME}", "message": "request", '
+        f'"method": {quoted(facts.method)}, "path": {quoted(redaction.text(path))}, '
+        f'"route": {"null" if rule is None else quoted(rule)}, "status": {status}, '
+        f'"duration_ms": {round(seconds * 1000, 2)}, "client": {"null" if client is None else quoted(client)}, '
+        f'"request_id": "{facts.request_id}", "trace_id": "{trace.trace_id}", "span_id": "{trace.span_id}"'
+    )
+    for name, value in more.items():
+        line += f', "{name}": {quoted(redaction.text(value))}'
+    return line
 
 
 def _optional(module: str | None, user: User | None, error: AppError | None) -> dict[str, str]:
@@ -92,9 +104,8 @@ def _optional(module: str | None, user: User | None, error: AppError | None) -> 
     return more
 
 
-def _now() -> str:
+def _time(now: float) -> str:
     """RFC 3339 with microseconds."""
-    now = time.time()
     whole = int(now)
     return f"{_to_the_second(whole)}.{int((now - whole) * 1e6):06d}Z"
 

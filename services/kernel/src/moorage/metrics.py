@@ -11,6 +11,7 @@ However wrong a port's labels are, the number of series stays bounded: see `Fami
 
 import asyncio
 import platform
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Generic, TypeVar
@@ -43,6 +44,7 @@ OTHER: Final = "other"
 """What a label says for values beyond its bound."""
 MAX_VALUES: Final = 200
 _MAX_SERIES: Final = 10_000
+_MOST_UNCOUNTED: Final = 64
 _MAX_ROUTES: Final = 5_000
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -103,6 +105,8 @@ class Metrics:
         self._asked: list[_Asked] = []
         self._reading = asyncio.Lock()
         self._families: dict[str, tuple[type, tuple[str, ...], Family[Any]]] = {}
+        self._uncounted: deque[tuple[tuple[str, str, int], float, str | None, Trace | None]] = deque()
+        self.registry.register(_First(self._count))
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         self._overflow = self.counter(
@@ -211,20 +215,33 @@ class Metrics:
             error: the error's code, if it was one.
             trace: the request's; a recorded one is shown as the example of its bucket.
         """
-        key = (method, route, status)
-        series = self._answered.get(key)
-        if series is None:
-            labels = (method if method in _METHODS else "OTHER", route, str(status))
-            series = self._requests.labels(*labels), self._duration.labels(*labels)
-            if method in _METHODS and len(self._answered) < _MAX_SERIES:
-                self._answered[key] = series
-        series[0].inc()
-        if trace is not None and trace.sampled:
-            series[1].observe(seconds, {"trace_id": trace.trace_id, "span_id": trace.span_id})
-        else:
-            series[1].observe(seconds)
-        if error is not None:
-            self._errors.labels(error).inc()
+        sampled = trace if trace is not None and trace.sampled else None
+        self._uncounted.append(((method, route, status), seconds, error, sampled))
+        # Many at once are counted in half the time. Whoever reads has them counted before.
+        if len(self._uncounted) >= _MOST_UNCOUNTED:
+            self._count()
+
+    def _count(self) -> None:
+        """Count the answers that are not yet."""
+        for _ in range(len(self._uncounted)):
+            try:
+                key, seconds, error, trace = self._uncounted.popleft()
+            except IndexError:  # a reader in another thread was there before
+                return
+            series = self._answered.get(key) or self._series(key)
+            series[0].inc()
+            exemplar = {"trace_id": trace.trace_id, "span_id": trace.span_id} if trace is not None else None
+            series[1].observe(seconds, exemplar)
+            if error is not None:
+                self._errors.labels(error).inc()
+
+    def _series(self, key: tuple[str, str, int]) -> tuple[Counter, Histogram]:
+        method, route, status = key
+        labels = (method if method in _METHODS else "OTHER", route, str(status))
+        series = self._requests.labels(*labels), self._duration.labels(*labels)
+        if method in _METHODS and len(self._answered) < _MAX_SERIES:
+            self._answered[key] = series
+        return series
 
     def queried(self, kind: str, seconds: float) -> None:
         """Count one statement."""
@@ -273,6 +290,22 @@ class Metrics:
 
 
 _OPENMETRICS: Final = openmetrics_exposition.CONTENT_TYPE_LATEST
+
+
+class _First(Collector):
+    """Registered, and so asked, before all others: has *count* count what they are to show."""
+
+    def __init__(self, count: Callable[[], None]) -> None:
+        self._do = count
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Nothing: it has no metric of its own."""
+        return []
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Nothing, when everything is counted."""
+        self._do()
+        return []
 
 
 class _Asked(Collector):

@@ -274,7 +274,7 @@ async def test_it_ends_when_the_token_expires(serve: Serve, session: aiohttp.Cli
             pass
 
     shop = await serve(module, [RULE])
-    client = shop.client(lifetime_s=1 - tokens.LEEWAY)
+    client = shop.client(lifetime_s=3 - tokens.LEEWAY)
     async with session.ws_connect(f"{shop.url}/chat/red", headers=client.headers) as socket:
         assert await ended(socket) == (3000, "the token has expired")
 

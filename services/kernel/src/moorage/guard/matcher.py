@@ -186,6 +186,12 @@ class _Table(Generic[R]):
     def _walk(
         self, node: _Node[R], method: str, parts: list[str], depth: int, values: list[str], allowed: set[str]
     ) -> tuple[R, dict[str, str]] | None:
+        # Down as far as there is nothing to choose: most of a path is a prefix that all rules share.
+        while depth < len(parts) and node.capture is None and node.rest is None:
+            below = node.literals.get(parts[depth])
+            if below is None:
+                return None
+            node, depth = below, depth + 1
         if depth == len(parts):
             found = _choose(node.leaf, method, values, allowed)
             if found is not None:

@@ -246,8 +246,13 @@ def _finish(response: web.StreamResponse, facts: RequestFacts, decision: Decisio
         return
     if decision is not None:
         response.headers.update(decision.limit_fields)  # in place of what a handler said
-    for name, value in SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
+    if len(response.headers) == (
+        "Content-Type" in response.headers
+    ):  # the usual answer, which says nothing else
+        response.headers.extend(SECURITY_HEADERS)
+    else:
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
     if facts.client.scheme == "https":
         response.headers.setdefault("Strict-Transport-Security", HSTS)
     if facts.edge is not None:

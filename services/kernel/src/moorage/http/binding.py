@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -44,15 +45,17 @@ class Bound:
             Forbidden: the permission's condition does not hold for the resource.
             PreconditionFailed: the request names another state of the resource.
         """
-        await self._take_body(context)
-        keyed = None
-        if self.keeps_answers(context.web.method):
+        keyed, method = None, context.web.method
+        keeps = self.keeps_answers(method)
+        if keeps or self.body is not None:
+            await self._take_body(context, keeps=keeps)
+        if keeps:
             keyed = await idempotency.keyed(context, store, required=bool(self.handler.idempotent))
         if keyed is not None and (before := await keyed.before(context)) is not None:
             # Before the loader: what was done may have removed the resource, or made it another's.
             return before
         await self.load(context)
-        if context.web.method not in conditional.SAFE and conditional.asked(context):
+        if method not in conditional.SAFE and conditional.asked(context):
             current = await conditional.tag_of_resource(context, self.answer, self.handler)
             conditional.require(context, current)
         result = await self.signature.call(context)
@@ -62,12 +65,12 @@ class Bound:
             await keyed.after(context, response)
         return response
 
-    async def _take_body(self, context: Context) -> None:
+    async def _take_body(self, context: Context, *, keeps: bool) -> None:
         """Have the body before a loader opens a transaction: a few clients that send slowly would hold the whole pool.
 
         It is looked at later; one of a type that is refused then is not even read.
         """
-        if self.keeps_answers(context.web.method) and idempotency.HEADER in context.web.headers:
+        if keeps and idempotency.HEADER in context.web.headers:
             await read_any(context)  # whatever its type, since the key is of all of it
         elif self.body is not None:
             with suppress(UnsupportedMediaTypeError):
@@ -112,7 +115,7 @@ class Bound:
         loaded = self.loader.queries if self.loader is not None else ()
         return tuple(dict.fromkeys((*loaded, *self.signature.queries)))
 
-    @property
+    @cached_property
     def body(self) -> type[BaseModel] | None:
         """The model of the body; None: there is none."""
         return self.signature.body or (self.loader.body if self.loader is not None else None)

@@ -25,6 +25,7 @@ from moorage_crds.v1alpha1.base import (
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 AuthMode = Literal["required", "optional", "none"]
 Outage = Literal["local", "refuse"]
+AuditMode = Literal["none", "failures", "all"]
 HOST = r"^([*][.])?[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 Host = Annotated[
     str,
@@ -206,8 +207,8 @@ class RuleDefaults(Resource):
     """Changes to the request's headers, as module or app see them."""
     response: HeaderTransform | None = None
     """Changes to the answer's headers; what is set, only below status 400."""
-    audit: Literal["none", "failures", "all"] | None = None
-    """Which requests are written to the audit record. Default: `none`."""
+    audit: AuditMode | None = None
+    """Which requests are written to the audit record: `failures` are answers from status 400 on. Default: `none`."""
     retries: Retries | None = None
     """Repeats of a failed call; only where there is an upstream hop."""
     circuit_breaker: CircuitBreaker | None = None
@@ -254,6 +255,7 @@ class EffectiveRule:
     request: HeaderTransform | None = None
     response: HeaderTransform | None = None
     rewrite: str | None = None
+    audit: AuditMode = "none"
 
 
 class RouteTarget(Resource):
@@ -313,6 +315,7 @@ class RouteSpec(RuleDefaults, RouteTarget):
             request=rule.request or self.request,
             response=rule.response or self.response,
             rewrite=rule.rewrite,
+            audit=rule.audit or self.audit or "none",
         )
 
 

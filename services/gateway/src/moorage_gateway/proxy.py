@@ -17,6 +17,7 @@ from multidict import CIMultiDict
 from moorage import access, errors
 from moorage import trace as traces
 from moorage.guard import headers as names
+from moorage.guard.auditing import CLIENT_GONE, Auditing
 from moorage.guard.cors import Preflight
 from moorage.guard.decision import Decision, RequestFacts, receive
 from moorage.guard.engine import Guard
@@ -36,8 +37,6 @@ from moorage_gateway.forward.upstream import Clients, Upstream
 log = structlog.get_logger("moorage.gateway")
 
 NOT_UP_RETRY_S = 1
-CLIENT_GONE = 499
-"""The status in log and metrics of a request whose client did not wait; nginx coined it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -114,11 +113,13 @@ class Proxy:
         find: Find,
         trusted: names.TrustedProxies,
         metrics: Metrics,
+        auditing: Auditing,
         tracer: Tracer | None = None,
     ) -> None:
         self._clients = clients
         self._find = find
         self._metrics = metrics
+        self._auditing = auditing
         self._tracer = NullTracer() if tracer is None else tracer
         self.trusted = trusted
         self.sockets = websocket.Sockets()
@@ -150,6 +151,10 @@ class Proxy:
                 response = await self._answer(exchange)
                 status = response.status
                 return response
+            except asyncio.CancelledError:
+                if exchange.facts.attempt is not None:
+                    await self._auditing.gone(exchange.facts)
+                raise
             finally:
                 self.active -= 1
                 if not self.active:
@@ -168,6 +173,8 @@ class Proxy:
         if request.writer.output_size > 0:
             abort(request)
             raise ConnectionResetError("the answer has begun, it can only be broken off")
+        if exchange.facts.attempt is not None:
+            exchange.error = await self._auditing.refused(exchange.facts, exchange.error)
         response = error_response(exchange.error, exchange.facts.request_id)
         self._finish(response, exchange.facts)
         if exchange.decision is not None:
@@ -227,6 +234,8 @@ class Proxy:
             if exchange.preflight is not None:
                 return self._answer_preflight(exchange.preflight, request, facts)
             exchange.decision = await target.guard.admit(facts)
+            if facts.attempt is not None:
+                await self._auditing.begin(facts)
         upstream = target.upstream
         if upstream is None:
             raise _not_up(target)
@@ -279,6 +288,8 @@ class Proxy:
         if edge is not None and decision is not None:
             hop.path = edge.target(address.target, decision.params)
             hop.finish = partial(edge.outward, headers=facts.headers, method=facts.method)
+        if facts.attempt is not None:
+            hop.recorded = partial(self._auditing.answered, facts)
         if decision is not None:
             hop.max_body = decision.rule.max_body
             hop.response_headers.update(decision.limit_fields)

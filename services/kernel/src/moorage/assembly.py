@@ -22,6 +22,7 @@ from moorage.tracing import NullTracer, Tracer
 
 PORTS: Final = (
     "moorage.tracing.port",
+    "moorage.audit.port",
     "moorage.database.port",
     "moorage.cache.port",
     "moorage.client.port",

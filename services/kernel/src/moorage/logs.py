@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, MutableMapping
-from typing import Any, Final, TextIO
+from typing import Any, Final, Literal, TextIO
 
 import structlog
 from structlog.typing import ExcInfo, Processor
@@ -52,9 +52,7 @@ def configure(settings: Settings, *, service: str, for_good: bool = True) -> Non
     Each line has time, level, message (``event``), logger, service and version; within a request also
     request_id, trace_id, span_id, user_id and tenant_id (`moorage.who`, `structlog.contextvars`).
     """
-    form = settings.logging.format
-    if form is None:
-        form = "console" if settings.development or sys.stdout.isatty() else "json"
+    form = form_of(settings)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         who.log_fields,
@@ -149,6 +147,13 @@ def lines(logger: logging.Logger) -> Lines | None:
         return None
     (output,) = handlers
     return output if isinstance(output, Lines) and len(output.filters) == 1 else None
+
+
+def form_of(settings: Settings) -> Literal["json", "console"]:
+    """In which form this process writes lines."""
+    if settings.logging.format is not None:
+        return settings.logging.format
+    return "console" if settings.development or sys.stdout.isatty() else "json"
 
 
 def set_level(settings: Settings) -> None:

@@ -1,7 +1,7 @@
 """One HTTP request passed on: bodies stream both ways with back-pressure, nothing is held in memory."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,7 +37,8 @@ class Hop:
 
     ``path`` is the request's target (path and query) exactly as it was matched, or as the rule rewrites it.
     ``headers`` are the fields that the upstream gets; ``finish`` changes those of its answer, whose status it is
-    given, and ``response_headers`` are set there in place of the upstream's.
+    given, and ``response_headers`` are set there in place of the upstream's. ``recorded`` is asked with that status
+    before the client hears of it, and raises if he must not.
     ``timeout_s`` bounds the silence until the answer begins; ``max_body`` is in bytes, ``None``: no bound.
     """
 
@@ -48,6 +49,7 @@ class Hop:
     timeout_s: float = DEFAULT_TIMEOUT_S
     max_body: int | None = None
     finish: Callable[["CIMultiDict[str]", int], None] | None = None
+    recorded: Callable[[int], Awaitable[None]] | None = None
 
 
 async def forward(clients: Clients, request: web.BaseRequest, hop: Hop) -> web.StreamResponse:
@@ -128,6 +130,8 @@ async def _start(request: web.BaseRequest, answer: aiohttp.ClientResponse, hop: 
     headers.update(hop.response_headers)
     if coding is not None or answer.status in _BODILESS_STATUSES:
         headers.pop(hdrs.CONTENT_LENGTH, None)
+    if hop.recorded is not None:
+        await hop.recorded(answer.status)
     try:
         response = Relayed(answer.status, answer.reason or "", headers)
         await response.prepare(request)

@@ -155,6 +155,8 @@ async def forward(
     client.headers.extend(headers)
     closing = GOING_AWAY
     try:
+        if hop.recorded is not None:
+            await hop.recorded(client.status)
         await client.prepare(request)
         async with sockets.entry() as ending:
             with held(ending) if held is not None else nullcontext():

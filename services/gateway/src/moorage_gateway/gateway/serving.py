@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from moorage import logs
+from moorage.audit.port import auditing_of
 from moorage.config import load as load_settings
 from moorage.config.settings import Admin, Settings
 from moorage.guard.headers import TrustedProxies
@@ -30,9 +31,10 @@ async def running(
     health = Health()
     metrics = metrics or metrics_of(settings)
     tracing = Tracing.of(settings, name="gateway", metrics=metrics)
-    async with tracing.opened(), open_clients() as clients:
+    auditing = auditing_of(settings, "gateway", metrics)
+    async with tracing.opened(), auditing.opened(health), open_clients() as clients:
         trusted = TrustedProxies(config.trusted_proxies)
-        proxy = Proxy(clients, modules.find, trusted, metrics, tracing.tracer)
+        proxy = Proxy(clients, modules.find, trusted, metrics, auditing, tracing.tracer)
         watching = asyncio.create_task(modules.watch())
         server = settings.server.model_copy(update=config.listen.model_dump())
         try:

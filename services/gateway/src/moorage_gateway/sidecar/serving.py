@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from moorage import logs
+from moorage.audit.port import auditing_of
 from moorage.config import ConfigError, load
 from moorage.config.settings import Settings
 from moorage.guard import following
@@ -75,8 +76,14 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     stream = following.follow(guard, settings, module=place.module, health=health, metrics=metrics)
     own_ports = (settings.server.port, settings.admin.port)
     tracing = Tracing.of(settings, name=f"{place.module}-sidecar", metrics=metrics)
+    auditing = auditing_of(settings, place.module, metrics)
     now = guard.policy is not None and bool(guard.policy.limits)
-    async with tracing.opened(), limits.opened(health, now=now), open_clients() as clients:
+    async with (
+        tracing.opened(),
+        auditing.opened(health),
+        limits.opened(health, now=now),
+        open_clients() as clients,
+    ):
         probes = AppProbes(clients.http, upstream)
         _register(health, guard, probes)
         admin = create_admin(health, metrics, Reporter(guard, own_ports))
@@ -86,6 +93,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             lambda host, path: target,
             TrustedProxies(settings.server.trusted_proxies),
             metrics,
+            auditing,
             tracing.tracer,
         )
         watching = [asyncio.create_task(guard.watch())]

@@ -81,7 +81,7 @@ class Admin(Config):
 
 
 class GuardSettings(Config):
-    """How the guard relies on the policy stream, where there is one."""
+    """How the guard relies on the policy stream, where there is one, and where it keeps the audit record."""
 
     max_staleness: Duration = Field(
         900.0,
@@ -95,6 +95,14 @@ class GuardSettings(Config):
     )
     start_alone: bool = Field(
         False, description="Be ready by the mounted policy alone: for the services that make the overlay."
+    )
+    audit_file: str | None = Field(
+        None,
+        min_length=1,
+        description="File to which the audit record is appended; None: lines of standard output.",
+    )
+    audit_timeout: Duration = Field(
+        2.0, gt=0, description="Longest wait for an audit entry to be stored; then 503 `audit_unavailable`."
     )
 
 

@@ -109,6 +109,7 @@ def _rules(route: Route, rate_limit: RateLimit | None = None) -> Iterator[tuple[
                 limits=declared.limits(route, written, rate_limit),
                 timeout_ms=rule.timeout_ms,
                 max_body=rule.max_body_bytes,
+                audit=None if rule.audit == "none" else rule.audit,
                 **edge_of(rule),
             ),
         )

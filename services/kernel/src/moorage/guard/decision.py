@@ -35,6 +35,8 @@ class RequestFacts:
     trace: Trace
     edge: Edge | None = None
     """What the rule that the request has met asks of the answer; set by the guard, refusals included."""
+    attempt: "Attempt | None" = None
+    """What has to be recorded; set by the guard, refusals included, if the rule asks for a record."""
 
 
 def receive(
@@ -63,6 +65,21 @@ def receive(
         request_id=names.request_id(headers),
         trace=names.trace(headers),
     )
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A request that met a rule with `audit`, as far as it came; see `moorage.guard.auditing`."""
+
+    policy: Policy
+    rule: CompiledRule
+    params: Mapping[str, str]
+    caller: Caller | None = None
+    """As the guard knows him; ``None``: nobody, or a token that does not count."""
+    admitted: bool = False
+    """Whether the guard has let it through."""
+    done: bool = False
+    """Whether it was recorded, or is never to be."""
 
 
 @dataclass(slots=True)

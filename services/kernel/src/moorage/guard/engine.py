@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Final
 from moorage.errors import AppError, BadRequest, Forbidden, TooLarge, Unauthenticated, Unavailable
 from moorage.guard.conditions import Condition
 from moorage.guard.cors import Preflight, answer_preflight, is_preflight
-from moorage.guard.decision import Decision, RequestFacts, variables
+from moorage.guard.decision import Attempt, Decision, RequestFacts, variables
 from moorage.guard.folder import Loaded, PolicyFolder
 from moorage.guard.headers import Headers, is_host
 from moorage.guard.lasting import Lasting
@@ -293,6 +293,8 @@ class Guard:
         target = parse_target(facts.target)
         rule, params = policy.matcher.match(facts.method, _host(headers), target.path)
         facts.edge = rule.edge
+        if rule.audit is not None:
+            facts.attempt = Attempt(policy, rule, params)
         try:
             if not rule.bound:
                 raise Unavailable(
@@ -306,6 +308,8 @@ class Guard:
                 )
             verified = None if rule.rule.auth == "none" else self._verified(policy, rule, headers)
             caller = policy.caller(verified) if verified is not None else None
+            if facts.attempt is not None:
+                facts.attempt.caller = caller
         except AppError as error:
             error.rule, error.route = rule.name, rule.path
             raise

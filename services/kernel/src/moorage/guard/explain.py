@@ -79,6 +79,8 @@ class RuleAnswer:
     params: dict[str, str]
     limits: list[str] = field(default_factory=list)
     """What bounds its requests, such as ``user: 100 in 60 s``, and what happens while that cannot be counted."""
+    audit: str = "none"
+    """Which of its requests are recorded: ``none``, ``failures`` or ``all``."""
     also_fit: list[str] = field(default_factory=list)
     """Rules that would take the request as well, and are less specific."""
 
@@ -212,6 +214,7 @@ def _rule(
         auth=rule.rule.auth,
         params=dict(decision.params if decision is not None else alone or {}),
         limits=list(_limits(rule.rule.limits)),
+        audit=rule.audit or "none",
         also_fit=[
             _shape(other)
             for other in policy.rules
@@ -313,6 +316,8 @@ def lines(explanation: Explanation) -> Iterable[tuple[str, str]]:
     if rule is not None:
         yield "token", rule.auth
         yield from (("limit" if number == 0 else "", text) for number, text in enumerate(rule.limits))
+        if rule.audit != "none":
+            yield "audit", rule.audit
     if permission is not None:
         yield from _permission_lines(permission)
     yield "answer", _answer(explanation)

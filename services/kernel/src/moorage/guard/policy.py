@@ -74,6 +74,8 @@ class Rule(_Part):
     request: RequestTransform | None = None
     response: ResponseTransform | None = None
     rewrite: Path | None = None
+    audit: Literal["failures", "all"] | None = None
+    """Which requests are recorded. None of them is not said: guards older than the field take the document then."""
 
     @model_validator(mode="after")
     def _permission_needs_a_caller(self) -> Self:

@@ -27,6 +27,7 @@ class CompiledRule:
     """A rule with what the hot path needs of it, and how the host has bound it."""
 
     __slots__ = (
+        "audit",
         "bound",
         "condition",
         "edge",
@@ -48,6 +49,7 @@ class CompiledRule:
         self.permission = rule.permission
         self.condition = condition
         self.edge = Edge.of(rule)
+        self.audit = rule.audit
         self.bound = False
         self.loader = False
 

@@ -12,6 +12,7 @@ from aiohttp import web
 from moorage import machine
 from moorage.assembly import Assembly
 from moorage.guard import following
+from moorage.guard.auditing import Auditing
 from moorage.guard.engine import Guard
 from moorage.guard.headers import TrustedProxies
 from moorage.guard.limits.port import Limiting, limiting
@@ -64,6 +65,8 @@ def create_app(assembly: Assembly) -> web.Application:
     about = About(assembly.name, place.version, keeps_answers=store is not None)
     app[API] = document_of(about, handlers, lambda: guard.policy.document if guard.policy else None)
     sockets = Sockets(assembly.metrics)
+    auditing = assembly.get(Auditing)
+    assert auditing is not None  # its port is always there
     dispatcher = Dispatcher(
         guard=guard,
         handlers=handlers,
@@ -72,6 +75,7 @@ def create_app(assembly: Assembly) -> web.Application:
         errors=assembly.errors,
         api=app[API],
         sockets=sockets,
+        auditing=auditing,
         store=store,
         trusted=TrustedProxies(settings.server.trusted_proxies),
         tracer=assembly.tracer,

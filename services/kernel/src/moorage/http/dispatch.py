@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -13,6 +14,7 @@ from moorage import access
 from moorage.config.live import Live, Snapshot
 from moorage.errorbus import ErrorBus
 from moorage.errors import AppError, Unavailable
+from moorage.guard.auditing import CLIENT_GONE, Auditing
 from moorage.guard.cors import Preflight
 from moorage.guard.decision import Decision, RequestFacts, receive
 from moorage.guard.engine import Guard
@@ -49,6 +51,7 @@ class Dispatcher:
     errors: ErrorBus
     api: ApiDocument
     sockets: Sockets
+    auditing: Auditing
     store: AnswerStore | None = None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     trusted: TrustedProxies = field(default_factory=TrustedProxies)
@@ -89,10 +92,14 @@ class Dispatcher:
                     user = decision.user
                     if user is not None:
                         asked.user, asked.tenant = user.id, user.tenant_id
+                    if facts.attempt is not None:
+                        await self.auditing.begin(facts)
                     response = await self._handle(request, decision)
             except ClientGone:
-                response = _broken_off(request) or web.Response()
+                response = _broken_off(request) or web.Response(status=CLIENT_GONE)
             except asyncio.CancelledError:
+                if facts.attempt is not None:
+                    await self.auditing.gone(facts)
                 raise
             except BaseException as exc:  # noqa: BLE001 - nothing else may reach the client
                 error = self._explain(exc, decision)
@@ -105,6 +112,8 @@ class Dispatcher:
                 # The task's context would hold what holds the task: some forty objects of each request would wait for
                 # the collector of cycles, and all requests for its pauses.
                 current.set(None)
+            if facts.attempt is not None:
+                response, error = await self._recorded(facts, response, error)
             _finish(response, facts, decision)
             rule, route = _met(decision, preflight, error)
             took = time.perf_counter() - began
@@ -115,6 +124,17 @@ class Dispatcher:
                 facts, rule=rule, status=response.status, seconds=took, error=error, decision=decision
             )
         return response
+
+    async def _recorded(
+        self, facts: RequestFacts, response: web.StreamResponse, error: AppError | None
+    ) -> tuple[web.StreamResponse, AppError | None]:
+        """The answer, once it is in the audit record; or why it must not be given."""
+        try:
+            await self.auditing.answered(facts, response.status, error.code if error is not None else None)
+        except Unavailable as unrecorded:
+            if not response.prepared:
+                return error_response(unrecorded, facts.request_id), unrecorded
+        return response, error
 
     async def end(self, _: web.Application) -> None:
         """End what could go on for ever: streams of events, and WebSockets."""
@@ -162,6 +182,7 @@ class Dispatcher:
             caller=decision.caller,
             deadline=deadline.at,
             finish=lambda response: _finish(response, decision.facts, decision),
+            recorded=partial(self.auditing.answered, decision.facts) if decision.facts.attempt else None,
             limit=deadline,
             stopping=self.stopping,
             found={ApiDocument: self.api},

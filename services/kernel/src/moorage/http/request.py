@@ -1,7 +1,7 @@
 """What a handler may know of its request, and what the kernel keeps about it while it runs."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
@@ -68,6 +68,10 @@ class Context(Scope):
     stopping: asyncio.Event
     """Set when the process stops: what could go on for ever ends."""
     resource: object = None
+    recorded: Callable[[int], Awaitable[None]] | None = None
+    """Puts the answer with this status into the audit record, and raises if it must not be given; for answers that
+    begin while the handler works. ``None``: the rule has no `audit`.
+    """
     body: bytes | None = None
     begun: Answered | None = None
     """The answer whose head was sent while the handler still works."""

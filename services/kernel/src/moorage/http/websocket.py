@@ -223,6 +223,8 @@ class Sockets:
             heartbeat=HEARTBEAT_S, max_msg_size=options.max_message, compress=False, timeout=_CLOSE_S
         )
         context.finish(response)
+        if context.recorded is not None:
+            await context.recorded(response.status)
         try:
             await response.prepare(context.web)
         except ConnectionError as exc:

@@ -57,7 +57,6 @@ class TestUnsupported:
     @pytest.mark.parametrize(
         "part",
         [
-            {"audit": "all"},
             {"retries": {}},
             {"circuitBreaker": {}},
         ],
@@ -96,8 +95,8 @@ class TestUnsupported:
             "request": {"remove": ["X-A"]},
             "response": {"set": {"X-A": "b"}},
         }
-        rules = [rule | edge | {"maxBody": 5, "rewrite": "/b"}]
-        its_route = route(hosts=["a.example"], prefix="/b", audit="none", rules=rules, **edge)
+        rules = [rule | edge | {"maxBody": 5, "rewrite": "/b", "audit": "all"}]
+        its_route = route(hosts=["a.example"], prefix="/b", audit="failures", rules=rules, **edge)
         granted = permission(description="d", roles=["a"], modules=[{"name": "shop", "namespace": "x"}])
         assert [p for resource in (whole, its_route, granted) for p in checks.unsupported(resource)] == []
 

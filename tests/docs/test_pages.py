@@ -298,7 +298,6 @@ LATER = {
     "spec.jobs": "jobs",
     "spec.database.approval": "manual approval of migrations",
     "spec.dependencies[].namespace": "dependencies across namespaces",
-    "audit": "audit",
     "retries": "retries",
     "circuitBreaker": "circuit breaker",
 }

@@ -12,6 +12,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from moorage.audit.port import auditing_of
+from moorage.config import load
 from moorage.guard import signing, tokens
 from moorage.guard.headers import TrustedProxies
 from moorage.guard.policy import BaseDocument, Issuer, PermissionPolicy, Rule
@@ -83,7 +85,8 @@ class Net:
         target = Target("default", "blog", upstream, timeout_s=timeout_s)
         clients = await self._stack.enter_async_context(open_clients())
         metrics = Metrics(module="blog", version="1", revision="r")
-        proxy = Proxy(clients, lambda host, path: target, TrustedProxies(trusted), metrics)
+        auditing = auditing_of(load({}, environ={}), "blog", metrics)
+        proxy = Proxy(clients, lambda host, path: target, TrustedProxies(trusted), metrics, auditing)
         server = Server(proxy.handle, linger_s=0.3)
         listening = await self._stack.enter_async_context(_listening(server))
         return Edge(listening, proxy, target, server)

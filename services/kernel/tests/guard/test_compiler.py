@@ -135,6 +135,20 @@ def test_defaults_of_the_route_are_merged_into_its_rules(compiled: Compile) -> N
     assert found["a"].hosts == ["a.test", "b.test"]
 
 
+def test_a_rules_audit_counts_over_its_routes_and_none_is_not_said(compiled: Compile) -> None:
+    rules = [
+        {"name": "a", "path": "/a"},
+        {"name": "b", "path": "/b", "audit": "all"},
+        {"name": "c", "path": "/c", "audit": "none"},
+    ]
+    document = compiled([route(*rules, audit="failures")])
+    assert [rule.audit for rule in document.rules] == ["failures", "all", None]
+    assert parse_document(document.canonical()) == document
+    for none in ({}, {"audit": "none"}):
+        silent = compiled([route({"name": "a", "path": "/a"}, **none)])
+        assert b"audit" not in silent.canonical(), "a guard older than the field takes it"
+
+
 def test_a_route_open_by_default_may_guard_single_rules(compiled: Compile) -> None:
     rules = [
         {"name": "a", "path": "/a"},

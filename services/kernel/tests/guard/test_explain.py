@@ -197,3 +197,16 @@ def test_people_get_lines(about: Callable[..., Explanation]) -> None:
         ("condition", "resource.author_id == user.id: false"),
         ("answer", "403 forbidden: You need the permission blog.post.publish for this."),
     ]
+
+
+@pytest.mark.parametrize(
+    ("audit", "said", "shown"),
+    [(None, "none", []), ("failures", "failures", [("audit", "failures")]), ("all", "all", [("audit", "all")])],
+)
+def test_it_says_what_is_recorded(
+    make_document: Callable[..., BaseDocument], audit: Any, said: str, shown: list[tuple[str, str]]
+) -> None:
+    rules = [Rule(name="one", path="/a", auth="none", audit=audit)]
+    found = explain(make_document(rules=rules), Question("GET", "/a"))
+    assert found.as_dict()["rule"]["audit"] == said
+    assert [line for line in lines(found) if line[0] == "audit"] == shown

@@ -61,6 +61,7 @@ class Auditing:
         self._failures = metrics.counter(
             "audit_failed", "Entries that could not be stored when they were due."
         ).labels()
+        self._storing: set[asyncio.Task[bool]] = set()
         self._owed: deque[Entry] = deque()
         self._works = False  # nobody knows before the first try
         self._why = ""
@@ -74,6 +75,7 @@ class Auditing:
         try:
             yield
         finally:
+            await asyncio.gather(*self._storing)
             if self._owed:
                 self._next_try = 0.0
                 with suppress(Exception):
@@ -120,8 +122,11 @@ class Auditing:
         attempt.done = True
         if not _wanted(attempt, status):
             return
-        entry = _entry(facts, attempt, status, code)
-        if not await self._record(entry) and attempt.admitted and status not in _DENIED:
+        storing = asyncio.create_task(self._record(_entry(facts, attempt, status, code)))
+        self._storing.add(storing)
+        storing.add_done_callback(self._storing.discard)
+        # A client that leaves now cancels the request, not its entry.
+        if not await asyncio.shield(storing) and attempt.admitted and status not in _DENIED:
             raise Unavailable(
                 "This could not be recorded, so it is not answered. It may have been done.", code=CODE
             )
@@ -145,25 +150,18 @@ class Auditing:
             if not self._works:
                 await self._recover()
             await self._store(entry)
-        except asyncio.CancelledError:
-            # Perhaps it is stored, perhaps not: the trail knows it by its id when it comes again.
-            self._owe(entry, "cancelled")
-            raise
         except Exception as exc:  # noqa: BLE001 - a trail may fail in any way, and each means the same
-            self._owe(entry, _said(exc))
+            self._failures.inc()
+            self._works, self._why = False, _said(exc)
+            # The first ones: they tell of what was done before anybody knew, later ones mostly of refusals.
+            if len(self._owed) < MAX_OWED:
+                self._owed.append(entry)
             logger.error(
                 "audit entry not stored",
                 extra={"error": self._why, "action": entry.action, "outcome": entry.metadata["outcome"]},
             )
             return False
         return True
-
-    def _owe(self, entry: Entry, why: str) -> None:
-        self._failures.inc()
-        self._works, self._why = False, why
-        # The first ones: they were made by what was done before anybody knew, later ones mostly by refusals.
-        if len(self._owed) < MAX_OWED:
-            self._owed.append(entry)
 
     async def _store(self, entry: Entry) -> None:
         async with asyncio.timeout(self._timeout):

@@ -112,9 +112,9 @@ async def send(
             return web.Response(status=response.status, headers=response.headers)
         first = b"" if at_once else await anext(pieces, b"")
         context.finish(response)
-        if context.recorded is not None:
-            await context.recorded(response.status)
         with _cancelled_when_gone(context.web):
+            if context.recorded is not None:
+                await context.recorded(response.status)
             try:
                 await response.prepare(context.web)
             except ConnectionError as exc:

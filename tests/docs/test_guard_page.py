@@ -18,9 +18,12 @@ from click.testing import CliRunner
 from multidict import CIMultiDict
 
 from moorage import errors
+from moorage.audit.entry import Entry
+from moorage.audit.lines import console_line, json_line
 from moorage.cli import main
 from moorage.config.settings import Settings
-from moorage.guard import conditions, cors, headers, paths, reserved, values
+from moorage.guard import auditing, conditions, cors, headers, paths, reserved, values
+from moorage.guard.auditing import Auditing
 from moorage.guard.compiler import compile_base
 from moorage.guard.decision import receive
 from moorage.guard.edge import Edge
@@ -34,6 +37,7 @@ from moorage.guard.policy import MAX_CONDITION, BaseDocument, Issuer, Permission
 from moorage.guard.snapshot import Policy
 from moorage.guard.tokens import issue_user_token, new_es256_key, public_jwk
 from moorage.guard.values import resource_value, user_value
+from moorage.metrics import Metrics
 from moorage_crds.checks import NOT_YET
 from moorage_crds.v1alpha1 import Module, Route, RouteRule
 from moorage_crds.v1alpha1.route import RouteSpec
@@ -272,6 +276,77 @@ def test_rewritten_paths_are_those_of_the_table(guard_page) -> None:
         assert edge is not None
         _, params = Matcher([rule]).match("GET", "", paths.parse_target(asked.partition("?")[0]).path)
         assert edge.target(asked, params) == arrives
+
+
+# -- audit
+
+
+class Kept:
+    """A trail that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+
+    async def record(self, entry: Entry) -> None:
+        self.entries.append(entry)
+
+    async def ping(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+async def test_the_example_of_audit_makes_the_entry_that_is_shown(guard_page) -> None:
+    [manifest], [shown] = guard_page.titled("audit"), guard_page.titled("entry")
+    module = Module.model_validate(
+        {"metadata": {"name": "shop"}, "spec": {"version": "1.0.0", "image": "acme/shop:1"}}
+    )
+    key = new_es256_key()
+    issuer = Issuer(
+        issuer="https://a", audiences=["b"], algorithms=["ES256"], keys=[public_jwk(key)], subject="user"
+    )
+    route = Route.model_validate(yaml.safe_load(manifest.text))
+    guard = Guard.from_document(compile_base(module, [route], [], issuers=[issuer], sequence=1, issued_at=""))
+    guard.bind_proxy()
+    assert guard.policy is not None
+    modes = {rule.name: rule.audit for rule in guard.policy.rules}
+    assert modes == {"list-orders": "failures", "refund-order": "all", "health": None}
+
+    token = issue_user_token(
+        key, issuer="https://a", audience="b", user_id=ME, roles=["clerk"], tenant_id="acme"
+    )
+    sent = CIMultiDict(
+        {"Authorization": f"Bearer {token}", "User-Agent": "curl/8.5.0", "X-Request-ID": "r-1"}
+    )
+    facts = receive("POST", "/api/v1/shop/orders/7/refund?reason=late", sent, peer="192.0.2.1")
+    with pytest.raises(errors.Forbidden) as refused:
+        guard.decide(facts)
+    trail = Kept()
+    record = Auditing(trail, Metrics(module="shop", version="1", revision="r"), timeout=1)
+    assert await record.refused(facts, refused.value) is refused.value
+    [made] = [entry.as_dict() for entry in trail.entries]
+    expected = json.loads(shown.text)
+    for name in ("id", "timestamp"):
+        assert len(made.pop(name)) == len(expected.pop(name))
+    assert made == expected
+
+
+def test_the_bounds_of_the_record_are_those_of_the_page(guard_page) -> None:
+    text = guard_page.section("Audit")
+    assert f"cut at {auditing.MAX_TEXT} characters" in text
+    assert f"Up to {auditing.MAX_OWED} entries" in text
+    assert "`audit_unavailable`" in text
+    assert f"is {auditing.CLIENT_GONE} where" in text
+
+
+def test_the_lines_of_the_audit_page_are_those_of_its_trails(page) -> None:
+    [line], [shown] = (
+        page("docs/ports/audit.md").titled("line"),
+        page("docs/ports/audit.md").titled("console"),
+    )
+    values = json.loads(line.text)["entry"]
+    entry = Entry(**values | {"id": UUID(values["id"])})
+    assert json_line("shop", "1.0.0")(entry).decode() == line.text.strip()
+    assert console_line(entry).decode() == shown.text.strip()
 
 
 # -- limits

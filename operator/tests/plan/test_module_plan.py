@@ -318,6 +318,22 @@ def test_a_rewrite_is_for_an_app_behind_the_sidecar(make: Any) -> None:
     assert [rule.rewrite for rule in plan.policy.rules] == ["/other/{id}"]
 
 
+@pytest.mark.parametrize("app", [None, "blog:module"])
+def test_what_is_recorded_reaches_every_guard(make: Any, app: str | None) -> None:
+    rules = [
+        RULE,
+        {"name": "pay", "path": "/pay", "audit": "all"},
+        {"name": "see", "path": "/see", "audit": "none"},
+    ]
+    plan = make.plan(make.module(app=app), routes=[make.route(rules=rules, audit="failures")])
+    assert plan.routes["blog"] == ()
+    told = {
+        rule["name"]: rule.get("audit")
+        for rule in plan.policy.model_dump(mode="json", exclude_none=True)["rules"]
+    }
+    assert told == {"read": "failures", "pay": "all", "see": None}
+
+
 def test_the_edge_passes_every_method_so_that_preflights_reach_the_guard(make: Any) -> None:
     (found,) = make.plan(routes=[make.route(cors={"origins": ["https://a.example"]})]).of_kind("HTTPRoute")
     for rule in found["spec"]["rules"]:

@@ -201,7 +201,11 @@ def test_people_get_lines(about: Callable[..., Explanation]) -> None:
 
 @pytest.mark.parametrize(
     ("audit", "said", "shown"),
-    [(None, "none", []), ("failures", "failures", [("audit", "failures")]), ("all", "all", [("audit", "all")])],
+    [
+        (None, "none", []),
+        ("failures", "failures", [("audit", "failures")]),
+        ("all", "all", [("audit", "all")]),
+    ],
 )
 def test_it_says_what_is_recorded(
     make_document: Callable[..., BaseDocument], audit: Any, said: str, shown: list[tuple[str, str]]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -32,7 +32,18 @@ class Entry:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "id": str(self.id), "metadata": dict(self.metadata)}
+        return {
+            "id": str(self.id),
+            "timestamp": self.timestamp,
+            "user_id": self.user_id,
+            "action": self.action,
+            "resource": self.resource,
+            "resource_id": self.resource_id,
+            "ip_address": self.ip_address,
+            "user_agent": self.user_agent,
+            "request_id": self.request_id,
+            "metadata": dict(self.metadata),
+        }
 
     def encode(self) -> bytes:
         """The entry as JSON in ASCII, on one line without its end."""

@@ -39,7 +39,6 @@ RETRY_S: Final = 1.0
 """A trail that does not work is tried again after so long, and not by each request."""
 CLIENT_GONE: Final = 499
 """The status of a request whose client did not wait; nginx coined it."""
-CODE: Final = "audit_unavailable"
 _FIRST_ERROR: Final = 400
 _DENIED: Final = frozenset({401, 403})
 _LIMITED: Final = 429
@@ -102,7 +101,7 @@ class Auditing:
             attempt.done = True  # nothing was done that could be recorded
             raise Unavailable(
                 "This cannot be recorded at the moment, so it is not done.",
-                code=CODE,
+                code="audit_unavailable",
                 retry_after=5,
                 reason=_said(exc),
             ) from exc
@@ -128,7 +127,8 @@ class Auditing:
         # A client that leaves now cancels the request, not its entry.
         if not await asyncio.shield(storing) and attempt.admitted and status not in _DENIED:
             raise Unavailable(
-                "This could not be recorded, so it is not answered. It may have been done.", code=CODE
+                "This could not be recorded, so it is not answered. It may have been done.",
+                code="audit_unavailable",
             )
 
     async def refused(self, facts: RequestFacts, error: AppError) -> AppError:

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import sys
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -264,3 +267,70 @@ async def test_a_sidecars_entries_are_lines_of_its_output_where_no_file_is_named
         assert answer.status == 401
     (line,) = [json.loads(line) for line in capfd.readouterr().out.splitlines() if "moorage.audit" in line]
     assert (line["service"], line["entry"]["metadata"]["code"]) == ("blog", "unauthenticated")
+
+
+# -- the process as it is run, with an output of its own
+
+
+@asynccontextmanager
+async def process(policies, port):
+    """A sidecar's process: itself, its port, and the file descriptor at which its lines can be read."""
+    reader, writer = os.pipe()
+    environ = {
+        **{"PATH": "/usr/bin", "LOGGING_FORMAT": "json", "SERVER_HOST": "127.0.0.1", "SERVER_PORT": "0"},
+        **{
+            "ADMIN_HOST": "127.0.0.1",
+            "ADMIN_PORT": "0",
+            "MOORAGE_MODULE": "blog",
+            "UPSTREAM_PORT": str(port),
+        },
+        "MOORAGE_POLICY_DIR": str(policies.folder),
+    }
+    command = (sys.executable, "-m", "moorage_gateway", "sidecar")
+    running = await asyncio.create_subprocess_exec(
+        *command, env=environ, stdout=writer, stderr=asyncio.subprocess.DEVNULL
+    )
+    os.close(writer)
+    try:
+        said = {}
+        while said.get("message") != "serving":
+            said = json.loads(await asyncio.to_thread(line_of, reader))
+        yield running, said["port"], reader
+    finally:
+        if running.returncode is None:
+            running.kill()
+        await running.wait()
+
+
+def line_of(descriptor):
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(descriptor, 1)
+        assert byte, "the process has ended"
+        line += byte
+    return line
+
+
+async def test_who_has_an_answer_is_on_record_though_the_process_is_killed_at_once(net, policies, app):
+    policies.write(*RULES)
+    client = await net.client()
+    async with process(policies, await net.serve(app)) as (running, port, reader):
+        async with client.get(f"http://127.0.0.1:{port}/all/cors/x") as answer:
+            running.kill()
+            assert answer.status == 200
+        await running.wait()
+        left = os.read(reader, 1 << 16).decode().splitlines()
+        os.close(reader)
+    (entry,) = [json.loads(line)["entry"] for line in left if "moorage.audit" in line]
+    assert (entry["resource_id"], entry["metadata"]["outcome"]) == ("x", "success")
+
+
+async def test_when_nobody_reads_its_lines_any_more_nothing_is_passed_on(net, policies, app):
+    policies.write(*RULES)
+    client = await net.client()
+    async with process(policies, await net.serve(app)) as (_, port, reader):
+        os.close(reader)
+        for path, status in (("/all/cors/x", 503), ("/failures/cors/x", 200), ("/all/app/x", 401)):
+            async with client.get(f"http://127.0.0.1:{port}{path}") as answer:
+                assert answer.status == status, path
+    assert app.asked == ["/failures/cors/x"]

@@ -39,6 +39,8 @@ class Memory:
 
     async def ping(self) -> None:
         self.tries += 1
+        if self.hangs is not None:
+            await self.hangs.wait()
         if self.fails:
             raise OSError("full")
 
@@ -190,6 +192,20 @@ async def test_who_leaves_meanwhile_takes_no_entry_with_him(
     trail.hangs.set()
     await asyncio.sleep(0.01)
     assert len(trail.entries) == 2
+
+
+async def test_who_leaves_during_the_first_try_leaves_it_to_the_next(
+    record: Auditing, trail: Memory, met: Met
+) -> None:
+    trail.hangs = asyncio.Event()
+    task = asyncio.create_task(record.begin(met()))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    trail.hangs.set()
+    await answered(record, met())
+    assert len(trail.entries) == 1
 
 
 async def test_as_many_are_owed_as_memory_has_room_for_and_the_first_ones(

@@ -180,9 +180,12 @@ class Auditing:
             try:
                 async with asyncio.timeout(self._timeout):
                     await self._trail.ping()
-                while self._owed:
-                    await self._store(self._owed[0])
-                    self._owed.popleft()
+                    while self._owed:
+                        await self._store(self._owed[0])
+                        self._owed.popleft()
+            except asyncio.CancelledError:
+                self._next_try = 0.0  # that says nothing about the trail
+                raise
             except Exception as exc:
                 self._why = _said(exc)
                 raise

@@ -177,7 +177,9 @@ def test_the_base_document_has_the_fields_that_guards_and_authz_read(blog: Modul
     assert set(create["limits"]) == {"user", "address", "rule", "outage"}
     assert "resource.author_id" in document["permissions"]["blog.post.update"]["condition"]
     assert "blog.post.create" in document["grants"]["author"]
-    assert set(policy.Issuer.model_fields) == {"issuer", "audiences", "algorithms", "keys", "subject"}
+    assert set(policy.Issuer.model_fields) == {
+        *("issuer", "audiences", "algorithms", "keys", "subject", "jwks_uri"),
+    }
 
 
 def test_the_policy_folder_holds_document_signature_and_trust_anchor() -> None:

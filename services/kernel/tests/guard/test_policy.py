@@ -20,6 +20,7 @@ from moorage.guard.policy import (
 )
 
 Json = dict[str, Any]
+SERVICE = "auth.moorage-system.svc"
 
 
 @pytest.fixture
@@ -39,6 +40,77 @@ def test_the_byte_form_is_canonical() -> None:
     assert canonical_json({"b": [1, None, True], "a": "é"}) == '{"a":"é","b":[1,null,true]}'.encode()
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical_json(float("nan"))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://id.example.com",
+        "https://id.example.com/.well-known/jwks.json",
+        "https://id.example.com:8443/keys?client=a%20b&x=@",
+        "https://192.0.2.1/keys",
+        "https://[2001:db8::1]:8443/keys",
+        f"http://{SERVICE}/keys",
+        f"http://{SERVICE}.cluster.local:8080/keys",
+        "http://localhost:8080/keys",
+        "http://127.0.0.1:8080/keys",
+        "http://127.8.8.8/keys",
+        "http://[::1]:8080/keys",
+    ],
+)
+def test_keys_are_fetched_from_elsewhere_by_https_and_from_near_by_http(plain: Json, address: str) -> None:
+    plain["issuers"][0]["jwks_uri"] = address
+    document = parse_document(canonical_json(plain))
+    assert document.issuers[0].source == (document.issuers[0].issuer, address, ("ES256",))
+    assert parse_document(document.canonical()) == document
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "id.example.com/keys",
+        "ftp://id.example.com/keys",
+        "file:///etc/passwd",
+        "HTTPS://id.example.com/keys",
+        "https://ID.example.com/keys",
+        "https:///keys",
+        "https://user:secret@id.example.com/keys",
+        "https://id.example.com/keys#part",
+        "https://id.example.com\\@evil.example/keys",
+        "https://id.example.com/a b",
+        "https://id.example.com/\n",
+        "https://id.example.com:65536/",
+        "https://id.example.com:x/",
+        "https://-id.example.com/",
+        f"https://id.example.com/{'x' * 1024}",
+        "http://id.example.com/keys",
+        "http://192.0.2.1/keys",
+        "http://10.0.0.1/keys",
+        "http://2130706433/keys",
+        "http://127.1/keys",
+        "http://[::ffff:192.0.2.1]/keys",
+        "http://[127.0.0.1]/keys",
+        "http://localhost.example.com/keys",
+        f"http://{SERVICE}.example.com/keys",
+        "http://svc/keys",
+        "http://auth.svc/keys",
+        "http://a.b.c.svc/keys",
+        "http://127.0.0.1@evil.example/keys",
+        7,
+        ["https://id.example.com"],
+    ],
+    ids=repr,
+)
+def test_an_address_that_is_not_plainly_one_of_these_is_refused(plain: Json, address: Any) -> None:
+    plain["issuers"][0]["jwks_uri"] = address
+    with pytest.raises(DocumentError, match=r"issuers\.0\.jwks_uri"):
+        parse_document(canonical_json(plain))
+
+
+def test_without_an_address_the_document_has_the_bytes_that_older_guards_know(plain: Json) -> None:
+    assert "jwks_uri" not in plain["issuers"][0]
+    assert parse_document(canonical_json(plain)).issuers[0].source is None
 
 
 def rule(**changes: Any) -> Json:

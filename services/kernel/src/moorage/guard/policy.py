@@ -5,10 +5,12 @@ Routes and Permissions; guards read it from the mounted policy folder together w
 the trust anchor.
 """
 
+import ipaddress
 import json
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+import re
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moorage.guard.cors import Cors
 from moorage.guard.limits.document import Limits
@@ -35,6 +37,43 @@ Role = Annotated[str, Field(min_length=1, max_length=128)]
 ModuleKey = Annotated[str, Field(pattern=rf"^{_LABEL}/{_LABEL}$", max_length=128)]
 
 
+_KEY_ADDRESS = re.compile(
+    # One way to read it: no user, no fragment, no backslash, nothing that two parsers could take differently.
+    r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9]([a-z0-9.-]*[a-z0-9])?)(:(?P<port>[0-9]{1,5}))?"
+    r"(/[A-Za-z0-9._~%!$&'()*+,;=:@/-]*)?(\?[A-Za-z0-9._~%!$&'()*+,;=:@/?-]*)?"
+)
+_SERVICE = re.compile(rf"{_LABEL}\.{_LABEL}\.svc(\.cluster\.local)?")
+
+
+def _checked_key_address(address: str) -> str:
+    """*address*, if keys may be fetched from it; raises `ValueError`."""
+    match = _KEY_ADDRESS.fullmatch(address)
+    if match is None or int(match["port"] or 0) > 65535:
+        raise ValueError(
+            "is not of the form https://host[:port]/path in lower case, without user and fragment"
+        )
+    if match["scheme"] == "http" and not _is_near(match["host"]):
+        raise ValueError(
+            "http is for loopback and Services (name.namespace.svc) alone: who is on the way could give his own keys"
+        )
+    return address
+
+
+def _is_near(host: str) -> bool:
+    """Whether *host* is this machine, or a Service of the cluster by its DNS name."""
+    if host == "localhost" or _SERVICE.fullmatch(host):
+        return True
+    try:
+        address = ipaddress.IPv6Address(host[1:-1]) if host[0] == "[" else ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return address.is_loopback
+
+
+KeyAddress = Annotated[str, Field(max_length=1024), AfterValidator(_checked_key_address)]
+"""Where an issuer publishes its keys: https, or http on loopback or to a Service of the cluster."""
+
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -46,8 +85,19 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class KeySource(NamedTuple):
+    """Where an issuer's keys are fetched, and which of them can be used; another of these is another source."""
+
+    issuer: str
+    address: str
+    algorithms: tuple[str, ...]
+
+
 class Issuer(_Part):
-    """Whose tokens count, for which audiences, signed how. ``keys`` are public JWKs (RFC 7517)."""
+    """Whose tokens count, for which audiences, signed how. ``keys`` are public JWKs (RFC 7517).
+
+    ``jwks_uri`` names further keys: those that the issuer publishes there. Absent: there are none.
+    """
 
     issuer: Annotated[str, Field(min_length=1, max_length=512)]
     audiences: Annotated[
@@ -56,6 +106,14 @@ class Issuer(_Part):
     algorithms: Annotated[list[Literal["ES256", "RS256"]], Field(min_length=1, max_length=2)]
     keys: Annotated[list[dict[str, Any]], Field(max_length=32)]
     subject: Literal["user", "module"]
+    jwks_uri: KeyAddress | None = None
+
+    @property
+    def source(self) -> KeySource | None:
+        """Where its further keys are; ``None``: nowhere."""
+        if self.jwks_uri is None:
+            return None
+        return KeySource(self.issuer, self.jwks_uri, tuple(sorted(self.algorithms)))
 
 
 class Rule(_Part):

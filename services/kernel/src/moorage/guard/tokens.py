@@ -1,6 +1,7 @@
 """Access tokens: made (ES256), checked strictly, and remembered once they were found good.
 
-What is refused follows RFC 8725 and RFC 9068; nothing is ever fetched because of what a token says.
+What is refused follows RFC 8725 and RFC 9068. Nothing that a token says is followed: all that may be fetched because
+of one are the keys of its issuer, from where the policy says that they are, by who catches `UnknownKey` or `NoKeys`.
 """
 
 import base64
@@ -8,9 +9,9 @@ import hashlib
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeGuard
+from typing import Any, Final, Literal, NamedTuple, TypeGuard
 from uuid import UUID
 
 import jwt
@@ -18,9 +19,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.api_jws import PyJWS
 
-from moorage.errors import Unauthenticated
+from moorage.errors import Unauthenticated, Unavailable
 from moorage.guard.identity import Caller
-from moorage.guard.policy import Issuer, canonical_json, strict_json
+from moorage.guard.policy import Issuer, KeySource, canonical_json, strict_json
 
 MAX_TOKEN: Final = 8192
 """Characters. A service account's token has about 1,200, a user's with ten roles about 600."""
@@ -35,7 +36,7 @@ _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +(\S+)")
 _TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _REFUSED_HEADERS: Final = frozenset({"crit", "jku", "jwk", "x5u", "x5c", "b64", "zip", "enc", "cty"})
 """Names that make a verifier fetch, trust or decode something that the token itself brings."""
-_PRIVATE: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 """Members of JWKs that only their owner may know (RFC 7518, 6.2.2, 6.3.2 and 6.4)."""
 _MIN_RSA: Final = 2048
 _MAX_TIME: Final = 253_402_300_800
@@ -143,6 +144,35 @@ def _sign(claims: dict[str, object], pem: bytes, kind: str) -> str:
     return jwt.encode(claims, pem, algorithm="ES256", headers={"kid": public_jwk(pem)["kid"], "typ": kind})
 
 
+class Wanted(NamedTuple):
+    """A key that a token names and nobody knows here: its issuer may have published it since."""
+
+    source: KeySource
+    kid: str
+
+
+class UnknownKey(Unauthenticated):
+    """401: a token names a key that its issuer is not known to have. *wanted* ``None``: nobody can be asked for it."""
+
+    code = "invalid_token"
+    default_message = "The access token is not valid."
+
+    def __init__(self, wanted: Wanted | None) -> None:
+        super().__init__(reason="the token names no key that its issuer has")
+        self.wanted = wanted
+
+
+class NoKeys(Unavailable):
+    """503: there is no key at all to check the token with; *wanted* as in `UnknownKey`."""
+
+    code = "no_keys"
+    default_message = "The service has no keys to check tokens with."
+
+    def __init__(self, wanted: Wanted | None = None) -> None:
+        super().__init__(retry_after=5)
+        self.wanted = wanted
+
+
 @dataclass(frozen=True, slots=True)
 class UserClaims:
     """What a user's access token says, once it is verified."""
@@ -225,15 +255,18 @@ class TokenVerifier:
                 verifier._known[text] = verified
         return verifier
 
+    def kids(self, issuer: str) -> Collection[str]:
+        """The names of the keys by which tokens of *issuer* count."""
+        known = self._issuers.get(issuer)
+        return () if known is None else known.keys.keys()
+
     def stands_for(self, verified: Verified) -> bool:
         """Whether the issuer and the key by which *verified* was found good are still what they were."""
         issuer = self._issuers.get(verified.issuer)
         return issuer is not None and issuer.bases.get(verified.key_id) == verified.basis
 
     def verify_header(self, authorization: str, now: float) -> Verified:
-        """Check an ``Authorization`` header's value; *now* in seconds since the epoch. Raises
-        `Unauthenticated`.
-        """
+        """Check an ``Authorization`` header's value; *now* in seconds since the epoch. Raises what `verify` does."""
         known = self._known.get(authorization)
         if known is None:
             match = _BEARER.fullmatch(authorization)
@@ -258,8 +291,12 @@ class TokenVerifier:
         return authorization in self._known
 
     def verify(self, token: str, now: float) -> Verified:
-        """Check *token* from scratch; raises `Unauthenticated`, whose ``reason`` (for logs) says what was
-        wrong.
+        """Check *token* from scratch.
+
+        Raises:
+            Unauthenticated: it does not count; ``reason`` (for logs) says what was wrong.
+            UnknownKey: one of these, which another key set may change.
+            NoKeys: its issuer publishes keys, and none was fetched yet.
         """
         if len(token) > MAX_TOKEN:
             raise _invalid(f"the token has {len(token)} characters, more than {MAX_TOKEN}")
@@ -292,12 +329,14 @@ class _Issuer:
         self.audiences = frozenset(issuer.audiences)
         self.algorithms = frozenset(issuer.algorithms)
         self.subject: Literal["user", "module"] = issuer.subject
+        self.source = issuer.source
         self.jws = PyJWS(algorithms=list(issuer.algorithms))
         self.keys: dict[str, jwt.PyJWK] = {}
         self.bases: dict[str, _Basis] = {}
-        terms = issuer.model_copy(update={"keys": []})
+        # Where a key came from is no part of what a token was found good by: the same key may come by another way.
+        terms = issuer.model_copy(update={"keys": [], "jwks_uri": None})
         for jwk in issuer.keys:
-            kid, key = _verification_key(jwk, self.algorithms)
+            kid, key = verification_key(jwk, self.algorithms)
             if kid in self.keys:
                 raise ValueError(f"issuer {self.name}: two keys have the kid {kid}")
             self.keys[kid] = key
@@ -314,12 +353,18 @@ class _Issuer:
         if not isinstance(algorithm, str) or algorithm not in self.algorithms:
             raise _invalid("the token's algorithm is not one that its issuer may use")
         kid = header.get("kid")
-        key = self.keys.get(kid) if isinstance(kid, str) else None
-        if key is None or not isinstance(kid, str):
-            raise _invalid("the token names no key that its issuer has")
+        if not isinstance(kid, str):
+            raise _invalid("the token names no key")
+        key = self.keys.get(kid)
+        if key is None:
+            raise self._missing(kid)
         if key.algorithm_name != algorithm:
             raise _invalid("the token's algorithm is not that of the key it names")
         return kid, key
+
+    def _missing(self, kid: str) -> UnknownKey | NoKeys:
+        wanted = Wanted(self.source, kid) if self.source is not None else None
+        return UnknownKey(wanted) if wanted is None or self.keys else NoKeys(wanted)
 
     def judge(self, claims: Mapping[str, Any], key_id: str, now: float) -> Verified:
         """Check the claims of a token whose signature holds."""
@@ -389,11 +434,14 @@ def _module_claims(claims: Mapping[str, Any]) -> ModuleClaims:
     return ModuleClaims(namespace=match["namespace"], name=match["name"])
 
 
-def _verification_key(jwk: Mapping[str, Any], algorithms: frozenset[str]) -> tuple[str, jwt.PyJWK]:
+def verification_key(jwk: Mapping[str, Any], algorithms: frozenset[str]) -> tuple[str, jwt.PyJWK]:
+    """The ``kid`` of a public JWK and the key, made ready; raises `ValueError` if no token of an issuer with these
+    *algorithms* can be checked with it.
+    """
     kid = jwk.get("kid")
     if not isinstance(kid, str) or not kid:
         raise ValueError("a key has no kid")
-    if _PRIVATE.intersection(jwk) or jwk.get("kty") == "oct":
+    if PRIVATE_MEMBERS.intersection(jwk) or jwk.get("kty") == "oct":
         raise ValueError(f"key {kid} holds a secret: only public keys belong into a policy")
     if jwk.get("use", "sig") != "sig":
         raise ValueError(f"key {kid} is not for signatures")

@@ -11,6 +11,7 @@ from typing import Any, Final
 import structlog
 
 from moorage.guard.engine import Guard
+from moorage.guard.following import Work
 from moorage.guard.limits.limiter import Limiter
 from moorage_gateway.forward.http import DEFAULT_TIMEOUT_S
 from moorage_gateway.forward.upstream import Upstream
@@ -110,12 +111,16 @@ class Modules:
         log.info("configuration in force", modules=sorted(self._state.entries))
         return True
 
-    async def watch(self) -> None:
-        """Follow the file and every policy folder, until cancelled."""
+    async def watch(self, keys: Callable[[Guard], Work]) -> None:
+        """Follow the file, every policy folder, and the keys that issuers publish, until cancelled.
+
+        Args:
+            keys: lets a guard rely on such keys; what has to run meanwhile.
+        """
         watched: dict[str, Entry] = {}
         try:
             while True:
-                self._follow(watched)
+                self._follow(watched, keys)
                 await asyncio.sleep(POLL_S)
                 mark = _fingerprint(self._path)
                 # A file that is just being replaced may be gone for a moment.
@@ -126,7 +131,7 @@ class Modules:
             for entry in watched.values():
                 await _stop(entry)
 
-    def _follow(self, watched: dict[str, Entry]) -> None:
+    def _follow(self, watched: dict[str, Entry], keys: Callable[[Guard], Work]) -> None:
         """Have exactly the guards watched that are in force."""
         entries = self._state.entries
         for key in [key for key, entry in watched.items() if entries.get(key) is not entry]:
@@ -135,7 +140,7 @@ class Modules:
                 task.cancel()
         for key, entry in entries.items():
             if key not in watched and entry.target.guard is not None:
-                entry.watching = asyncio.create_task(entry.target.guard.watch())
+                entry.watching = asyncio.create_task(_watch(entry.target.guard, keys))
                 watched[key] = entry
 
     def status(self) -> dict[str, Any]:
@@ -184,6 +189,12 @@ def _status(entry: Entry) -> dict[str, Any]:
         "answered": target.answered,
     }
     return {**(target.guard.status() if target.guard is not None else {}), **shared}
+
+
+async def _watch(guard: Guard, keys: Callable[[Guard], Work]) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(guard.watch())
+        group.create_task(keys(guard)())
 
 
 async def _stop(entry: Entry) -> None:

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from moorage import logs
 from moorage.audit.port import auditing_of
 from moorage.config import load as load_settings
 from moorage.config.settings import Admin, Settings
+from moorage.guard import following
 from moorage.guard.headers import TrustedProxies
 from moorage.guard.limits.port import in_memory
 from moorage.health import Health
@@ -35,7 +37,8 @@ async def running(
     async with tracing.opened(), auditing.opened(health), open_clients() as clients:
         trusted = TrustedProxies(config.trusted_proxies)
         proxy = Proxy(clients, modules.find, trusted, metrics, auditing, tracing.tracer)
-        watching = asyncio.create_task(modules.watch())
+        keys = partial(following.follow_keys, settings=settings, metrics=metrics)
+        watching = asyncio.create_task(modules.watch(keys))
         server = settings.server.model_copy(update=config.listen.model_dump())
         try:
             async with serving(

@@ -73,7 +73,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         guard,
         timeout_s=settings.server.write_timeout,
     )
-    stream = following.follow(guard, settings, module=place.module, health=health, metrics=metrics)
+    followed = following.follow(guard, settings, module=place.module, health=health, metrics=metrics)
     own_ports = (settings.server.port, settings.admin.port)
     tracing = Tracing.of(settings, name=f"{place.module}-sidecar", metrics=metrics)
     auditing = auditing_of(settings, place.module, metrics)
@@ -97,8 +97,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             tracing.tracer,
         )
         watching = [asyncio.create_task(guard.watch())]
-        if stream is not None:
-            watching.append(asyncio.create_task(stream(), name=following.NAME))
+        watching += [asyncio.create_task(work(), name=name) for name, work in followed.items()]
         try:
             async with serving(
                 proxy,

@@ -81,7 +81,9 @@ class Admin(Config):
 
 
 class GuardSettings(Config):
-    """How the guard relies on the policy stream, where there is one, and where it keeps the audit record."""
+    """How the guard relies on the policy stream and on issuers that publish their keys, where there are such, and where
+    it keeps the audit record.
+    """
 
     max_staleness: Duration = Field(
         900.0,
@@ -94,7 +96,13 @@ class GuardSettings(Config):
         description="How often the stream's server says that it lives; without a byte for three, a new connection.",
     )
     start_alone: bool = Field(
-        False, description="Be ready by the mounted policy alone: for the services that make the overlay."
+        False,
+        description="Be ready by the mounted policy alone: for the services that make the overlay or publish keys.",
+    )
+    keys_refresh: Duration = Field(
+        300.0,
+        ge=1,
+        description="How often issuers' published keys are fetched, give or take a tenth; a withdrawn one ends then.",
     )
     audit_file: str | None = Field(
         None,

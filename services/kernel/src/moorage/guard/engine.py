@@ -21,6 +21,8 @@ What it decides where the design is silent:
 - ``auth: none`` ignores the token; ``auth: optional`` takes a good one, goes on without one, and refuses a
   bad one.
 - Without any document, or without any key for a rule that needs a token: 503.
+- A token that names an unknown key of an issuer that publishes its keys is decided on once more after these were
+  fetched, in `admit` alone: everything else is without I/O.
 """
 
 import asyncio
@@ -42,11 +44,12 @@ from moorage.guard.lasting import Lasting
 from moorage.guard.limits.limiter import Limiter
 from moorage.guard.paths import parse_target
 from moorage.guard.policy import BaseDocument, DocumentError
-from moorage.guard.snapshot import CompiledRule, Policy
-from moorage.guard.tokens import Verified
+from moorage.guard.snapshot import CompiledRule, Fetched, Policy
+from moorage.guard.tokens import NoKeys, UnknownKey, Verified, Wanted
 
 if TYPE_CHECKING:
     from moorage.guard.feed import Feed
+    from moorage.guard.keyring import Keyring
     from moorage.guard.overlay import Overlay
 
 logger = logging.getLogger("moorage.guard")
@@ -77,6 +80,7 @@ class Guard:
         self._error: str | None = "no policy was loaded yet"
         self._bindings: Mapping[str, bool] | None = {}
         self._feed: Feed | None = None
+        self._keyring: Keyring | None = None
         self.lasting = Lasting(lambda: self._policy)
 
     @classmethod
@@ -140,18 +144,35 @@ class Guard:
         """Why no request should come here yet; empty: they may."""
         if self._policy is None:
             return self._error or "no policy"
-        return self._feed.waiting if self._feed is not None else ""
+        return (self._feed.waiting if self._feed else "") or (self._keyring.waiting if self._keyring else "")
 
     def follow(self, feed: "Feed") -> None:
         """Rely on *feed* for what changes by the minute: from now on its overlay has to be fresh."""
         self._feed = feed
 
+    def find_keys(self, keyring: "Keyring") -> None:
+        """Let *keyring* fetch the keys that issuers publish."""
+        self._keyring = keyring
+
+    def keys(self, fetched: Fetched) -> None:
+        """Let the keys in *fetched* count beside the policy's own, and no others that were fetched; raises
+        `DocumentError`.
+        """
+        if self._policy is not None:
+            self._put(self._policy.keyed(fetched))
+
     def overlay(self, overlay: "Overlay") -> None:
         """Put *overlay* over the base policy; raises `DocumentError` and keeps the one before if it cannot be used."""
         if self._policy is None:
             raise DocumentError("there is no base policy to lay it over")
-        self._policy = self._policy.overlaid(overlay)
+        self._put(self._policy.overlaid(overlay))
+
+    def _put(self, policy: Policy) -> None:
+        # One assignment: a request sees the one policy or the other, never parts of both.
+        self._policy = policy
         self.lasting.changed()
+        if self._keyring is not None:
+            self._keyring.changed()
 
     def refresh(self) -> bool:
         """Load the folder's document if it is a good one; returns whether it is now in force."""
@@ -181,14 +202,12 @@ class Guard:
     def _switch(self, loaded: Loaded) -> None:
         policy = Policy.following(loaded.document, self._policy)
         policy.bind(self._bindings)
-        # One assignment: a request sees the one policy or the other, never parts of both.
-        self._policy = policy
+        self._put(policy)
         self._digest = hashlib.sha256(loaded.content).hexdigest()
         self._loaded_at = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC).isoformat(
             timespec="seconds"
         )
         self._error = None
-        self.lasting.changed()
         logger.info(
             "policy in force",
             extra={"sequence": loaded.document.sequence, "rules": len(policy.rules), "digest": self._digest},
@@ -225,6 +244,7 @@ class Guard:
             "missing_loaders": sorted(rule.name for rule in rules if rule.needs_resource and not rule.loader),
             "error": self._error,
             "overlay": self._feed.status() if self._feed is not None else None,
+            "keys": self._keyring.status() if self._keyring is not None else [],
         }
 
     # ---- requests
@@ -246,7 +266,7 @@ class Guard:
         return answer_preflight(self._policy.matcher, facts.headers, _host(facts.headers), path)
 
     async def admit(self, facts: RequestFacts) -> Decision:
-        """Decide on a request: what a host asks for each.
+        """Decide on a request: what a host asks for each. Waits a few seconds at most for an issuer's keys.
 
         Raises:
             RateLimited, and what `decide` does
@@ -254,7 +274,12 @@ class Guard:
         if self._limiter.arrivals is not None:
             self._limiter.arrivals.take(facts.client.address)
         try:
-            decision = self.identify(facts)
+            try:
+                decision = self.identify(facts)
+            except (UnknownKey, NoKeys) as error:
+                if not await self._fetched(error.wanted):
+                    raise
+                decision = self.identify(facts)
         except Unauthenticated as error:
             await self._limiter.unauthenticated(self._policy, facts.client.address, error)
             raise
@@ -268,6 +293,10 @@ class Guard:
             error.headers.update(decision.limit_fields)
             raise
         return decision
+
+    async def _fetched(self, wanted: Wanted | None) -> bool:
+        """Whether there was a fetch that may have brought the key; it has ended, or was waited for long enough."""
+        return wanted is not None and self._keyring is not None and await self._keyring.seek(wanted)
 
     def decide(self, facts: RequestFacts) -> Decision:
         """Decide on a request by what this process knows.
@@ -357,12 +386,10 @@ class Guard:
             return None
         if self._feed is not None:
             self._feed.check()
+        if not policy.verifier.has_keys and not (given and policy.sources):
+            raise NoKeys
         if not given:
-            if not policy.verifier.has_keys:
-                raise _no_keys()
             raise Unauthenticated
-        if not policy.verifier.has_keys:
-            raise _no_keys()
         if len(given) > 1:
             raise Unauthenticated(
                 "There is more than one Authorization header.",
@@ -435,7 +462,3 @@ def _body(headers: Headers, limit: int | None) -> None:
 
 def _forbidden(code: str, reason: str = "") -> Forbidden:
     return Forbidden(f"You need the permission {code} for this.", details={"permission": code}, reason=reason)
-
-
-def _no_keys() -> Unavailable:
-    return Unavailable("The service has no keys to check tokens with.", code="no_keys", retry_after=5)

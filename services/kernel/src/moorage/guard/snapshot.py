@@ -13,12 +13,15 @@ from moorage.guard.edge import Edge
 from moorage.guard.identity import Caller, ModuleCaller, User
 from moorage.guard.limits.quotas import RuleLimits
 from moorage.guard.matcher import Matcher, PatternError
-from moorage.guard.policy import BaseDocument, DocumentError, Issuer, Rule
+from moorage.guard.policy import BaseDocument, DocumentError, Issuer, KeySource, Rule
 from moorage.guard.tokens import ModuleClaims, TokenVerifier, UserClaims, Verified
 
 if TYPE_CHECKING:
+    from moorage.guard.jwks import KeySet
     from moorage.guard.overlay import Overlay
 
+Fetched = Mapping[KeySource, "KeySet"]
+"""What was fetched from each source, as far as anything was."""
 _MAX_COMBINATIONS: Final = 4096
 _NOTHING: Final[frozenset[str]] = frozenset()
 
@@ -60,14 +63,18 @@ class CompiledRule:
 
 
 class Policy:
-    """One document, compiled, and the overlay that lies over it. Never changed once it is in force, but for bindings,
-    which are the host's: another document, or another overlay, makes another one.
+    """One document, compiled, the overlay that lies over it, and the keys that were fetched for it. Never changed once
+    it is in force, but for bindings, which are the host's: another document, overlay or set of keys makes another one.
+
+    ``sources`` are where keys have to be fetched at present: none where the overlay names the keys.
 
     Raises:
         DocumentError: a path, condition or key in it cannot be used; the document is then refused as a whole.
     """
 
     overlay: Overlay | None
+    sources: tuple[KeySource, ...]
+    fetched: Fetched
     verifier: TokenVerifier
     grants: Mapping[str, frozenset[str]]
     _custom: Mapping[str, Sequence[str]]
@@ -89,23 +96,38 @@ class Policy:
         self.module_grants = {
             key: _expanded(codes, self._known) for key, codes in document.module_grants.items()
         }
-        self._lay(before.overlay if before is not None else None, before)
+        if before is None:
+            self._lay(None, {}, None)
+        else:
+            self._lay(before.overlay, before.fetched, before)
 
     @classmethod
     def following(cls, document: BaseDocument, before: Policy | None) -> Self:
-        """Compile *document*. What stays of *before*: the overlay, and verified tokens whose keys still count."""
+        """Compile *document*. What stays of *before*: the overlay, fetched keys, and verified tokens whose keys
+        still count.
+        """
         return cls(document, before)
 
     def overlaid(self, overlay: Overlay) -> Self:
         """This document under *overlay*; raises `DocumentError` for one that cannot be used."""
         policy = copy.copy(self)
-        policy._lay(overlay, self)
+        policy._lay(overlay, self.fetched, self)
         return policy
 
-    def _lay(self, overlay: Overlay | None, before: Policy | None) -> None:
-        """Put *overlay* over the document, and keep of *before* what stays true."""
+    def keyed(self, fetched: Fetched) -> Self:
+        """The same with the keys in *fetched*; raises `DocumentError` for one that cannot be used."""
+        policy = copy.copy(self)
+        policy._lay(self.overlay, fetched, self)
+        return policy
+
+    def _lay(self, overlay: Overlay | None, fetched: Fetched, before: Policy | None) -> None:
+        """Put *overlay* over the document, add the keys in *fetched*, and keep of *before* what stays true."""
         self.overlay = overlay
-        issuers = _issuers(self.document, overlay)
+        trusted = _issuers(self.document, overlay)
+        self.sources = tuple(source for issuer in trusted if (source := issuer.source) is not None)
+        # Keys of a source that does not count now are forgotten: if it counts again, what it says by then does.
+        self.fetched = {source: fetched[source] for source in self.sources if source in fetched}
+        issuers = [_with_fetched(issuer, self.fetched) for issuer in trusted]
         try:
             self.verifier = TokenVerifier.following(issuers, before.verifier if before is not None else None)
         except ValueError as exc:
@@ -208,11 +230,21 @@ def _expanded(codes: Iterable[str], known: frozenset[str]) -> frozenset[str]:
 
 
 def _issuers(document: BaseDocument, overlay: Overlay | None) -> list[Issuer]:
-    """The issuers, with the overlay's keys for users' tokens where it names any."""
+    """The issuers, with the overlay's keys for users' tokens where it names any; no others count then."""
     if overlay is None or overlay.keys is None:
         return document.issuers
     keys = [dict(key) for key in overlay.keys]
     return [
-        issuer.model_copy(update={"keys": keys}) if issuer.subject == "user" else issuer
+        issuer.model_copy(update={"keys": keys, "jwks_uri": None}) if issuer.subject == "user" else issuer
         for issuer in document.issuers
     ]
+
+
+def _with_fetched(issuer: Issuer, fetched: Fetched) -> Issuer:
+    """*issuer* with the keys that were fetched for it. Of two with one name, the document's counts: it is signed."""
+    found = fetched.get(issuer.source) if issuer.source is not None else None
+    if not found:
+        return issuer
+    own = {key.get("kid") for key in issuer.keys}
+    further = [dict(key) for key in found if key["kid"] not in own]
+    return issuer.model_copy(update={"keys": [*issuer.keys, *further]})

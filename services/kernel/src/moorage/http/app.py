@@ -51,11 +51,11 @@ def create_app(assembly: Assembly) -> web.Application:
         revision=place.revision or None,
         limiter=limits.limiter,
     )
-    stream = following.follow(
+    followed = following.follow(
         app[GUARD], settings, module=assembly.name, health=assembly.health, metrics=assembly.metrics
     )
-    if stream is not None:
-        assembly.background(following.NAME, stream)
+    for name, work in followed.items():
+        assembly.background(name, work)
     handlers = bind(assembly.module, assembly.providers)
     app.cleanup_ctx.append(_opened)
     app.cleanup_ctx.append(_counting(limits))

@@ -27,6 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "everything else": {
         "installation": "shop",
         "issuer": "https://id.example.com",
+        "jwksUri": "https://id.example.com/.well-known/jwks.json",
         "localTokens": True,
         "env": {"HTTPS_PROXY": "http://proxy:3128", "ANSWER": 42},
         "imagePullSecrets": ["registry"],
@@ -105,6 +106,7 @@ def test_no_service_exposes_health_or_metrics_unless_asked(
 def test_settings_carry_the_values(template: Template) -> None:
     settings = platform_settings(template(VARIANTS["everything else"]))
     assert settings.issuer == "https://id.example.com"
+    assert settings.jwks_uri == "https://id.example.com/.well-known/jwks.json"
     assert settings.local_tokens is True
     assert settings.redis.url == "redis://redis:6379/1"
     assert settings.images.sidecar == "registry.example.com/gateway:1"

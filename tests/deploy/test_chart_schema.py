@@ -18,6 +18,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"replicas": "two"}, "/replicas"),
     ({"installation": "My Shop"}, "/installation"),
     ({"namespaces": ["Shop"]}, "/namespaces/0"),
+    ({"jwksUri": "id.example.com/jwks.json"}, "/jwksUri"),
+    ({"jwksUri": "https://user:secret@id.example.com/jwks.json"}, "/jwksUri"),
     ({"image": {"tag": 1}}, "/image/tag"),
     ({"image": {"digest": "latest"}}, "/image/digest"),
     ({"database": {"adminSecretRef": "postgres-admin"}}, "/database/adminSecretRef"),

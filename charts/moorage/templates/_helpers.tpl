@@ -92,7 +92,7 @@ capabilities: {drop: [ALL]}
 {{- $_ := set $redis "url" (printf "redis://moorage-dev-redis.%s.svc:6379/0" .Release.Namespace) -}}
 {{- end -}}
 {{- $sidecar := $v.images.sidecar | default (printf "moorage/gateway:%s" .Chart.AppVersion) -}}
-{{- $settings := pick $v "installation" "namespaces" "issuer" "localTokens" "kafka" "otlp" "allow" "trustedProxies" -}}
+{{- $settings := pick $v "installation" "namespaces" "issuer" "jwksUri" "localTokens" "kafka" "otlp" "allow" "trustedProxies" -}}
 {{- /* Helm drops a value that is null: what is not there was switched off, and the operator must not fill it in. */ -}}
 {{- $_ := set $settings "defaults" (merge (dict) $v.defaults) -}}
 {{- $_ := set $settings.defaults "rateLimit" (index $v.defaults "rateLimit") -}}

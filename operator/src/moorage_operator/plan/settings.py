@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
+from moorage.guard.policy import KeyAddress
 from moorage_crds.v1alpha1.base import CpuQuantity, Duration, Namespace, Quantity, Rate
 from moorage_crds.v1alpha1.route import RateLimit
 
@@ -224,6 +225,10 @@ class PlatformSettings(_Group):
     )
     issuer: Annotated[str, Field(min_length=1, max_length=512)] = Field(
         default="https://moorage.local", description="`iss` of user tokens."
+    )
+    jwks_uri: KeyAddress | None = Field(
+        default=None,
+        description="Where it publishes the keys of user tokens; guards fetch them from there. `None`: nowhere.",
     )
     local_tokens: bool = Field(
         default=False,

@@ -21,13 +21,14 @@ _ALGORITHMS: Final = ("ES256", "RS256")
 
 
 def user_issuer(settings: PlatformSettings, keys: SigningKeys) -> Issuer:
-    """The issuer of user tokens. Its only key so far is the one for trying out, trusted where `localTokens` says so."""
+    """The issuer of user tokens: where it publishes its keys, and, with `localTokens`, the one for trying out."""
     return Issuer(
         issuer=settings.issuer,
         audiences=[settings.installation],
         algorithms=["ES256"],
         keys=[dict(tokens.public_jwk(keys.token))] if settings.local_tokens else [],
         subject="user",
+        jwks_uri=settings.jwks_uri,
     )
 
 

@@ -126,6 +126,8 @@ class Policies:
         self.namespace, self.module = namespace, module
         self._signing = signing.new_key()
         self._token_key = tokens.new_es256_key()
+        self.jwks_uri: str | None = None
+        """Where the users' issuer publishes that key; the document holds none then."""
         self._sequence = 0
 
     def write(self, *rules: Rule, grants: dict[str, list[str]] | None = None, **conditions: str) -> None:
@@ -142,8 +144,9 @@ class Policies:
                     issuer="https://moorage.test",
                     audiences=["test"],
                     algorithms=["ES256"],
-                    keys=[dict(tokens.public_jwk(self._token_key))],
+                    keys=[] if self.jwks_uri else [dict(tokens.public_jwk(self._token_key))],
                     subject="user",
+                    jwks_uri=self.jwks_uri,
                 )
             ],
             rules=list(rules),

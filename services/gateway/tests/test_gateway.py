@@ -9,6 +9,7 @@ import yaml
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+from key_server import KeyServer
 
 from moorage import errors
 from moorage.config import load as load_settings
@@ -224,6 +225,24 @@ async def test_a_module_without_a_guard_is_guarded_here(net, gateway, policies):
     assert "authorization" not in seen["headers"]
     policies.write(Rule(name="new", path="/blog/new", auth="none"))
     assert (await gateway.until("/blog/new", 200))[0] == 200
+
+
+async def test_a_guard_of_the_gateway_fetches_the_keys_that_the_issuer_publishes(net, gateway, policies):
+    async with KeyServer(policies._token_key) as server:
+        policies.jwks_uri = server.address
+        policies.write(Rule(name="me", methods=["GET"], path="/blog/me"))
+        guarded = {"guarded": False, "policy_dir": str(policies.folder)}
+        port = await net.serve(named("blog"))
+        gateway.write(entry("blog", port, "/blog", **guarded))
+        await gateway.start()
+        assert (await gateway.get("/blog/me", headers=policies.bearer()))[0] == 200
+        # An entry that changes keeps its guard, and what that has.
+        gateway.write(entry("blog", port, "/blog", timeout_s=7, **guarded), entry("shop", port, "/shop"))
+        await gateway.until("/shop", 200)
+        await server.stop()
+        assert (await gateway.get("/blog/me", headers=policies.bearer()))[0] == 200
+        modules = {module["module"]: module for module in (await gateway.policy())["modules"]}
+        assert len(modules["blog"]["keys"][0]["kids"]) == 1
 
 
 async def test_a_policy_for_another_module_is_not_taken(net, gateway, policies):

@@ -7,6 +7,7 @@ import aiohttp
 import jwt
 import pytest
 from aiohttp import web
+from key_server import KeyServer
 
 from moorage.config import ConfigError
 from moorage.guard.policy import Rule
@@ -342,3 +343,29 @@ async def test_without_a_first_sync_it_is_not_ready(net, policies):
         async with asyncio.timeout(60):
             while (await sidecar.ask("/ready"))[0] != 200:  # noqa: ASYNC110 - the state is a server's
                 await asyncio.sleep(0.1)
+
+
+async def test_it_fetches_the_keys_that_the_issuer_publishes_and_waits_for_the_first(net, policies):
+    async with KeyServer(policies._token_key) as server:
+        good = server.keys
+        server.keys = []
+        policies.jwks_uri = server.address
+        policies.write(*RULES, grants=GRANTS, **CONDITIONS)
+        settings = load_settings(environment(policies, await net.serve(app), GUARD_KEYS_REFRESH="1s"))
+        sidecar = Sidecar(await net.start(running(settings)), await net.client())
+        async with asyncio.timeout(30):
+            while "no key for ES256" not in str(await sidecar.ask("/ready")):  # noqa: ASYNC110 - the state is a server's
+                await asyncio.sleep(0.02)
+        status, body = await sidecar.ask("/ready")
+        assert status == 503
+        assert body["checks"]["policy"]["error"].startswith("no keys of https://moorage.test yet")
+        assert (await sidecar("GET", "/posts"))[0] == 200, "what needs no token goes on"
+        status, body, headers = await sidecar("GET", "/me", headers=policies.bearer("author"))
+        assert (status, body["error"]["code"]) == (503, "no_keys")
+        assert headers["Retry-After"]
+        server.keys = good
+        async with asyncio.timeout(60):
+            while (await sidecar.ask("/ready"))[0] != 200:  # noqa: ASYNC110 - the state is a server's
+                await asyncio.sleep(0.1)
+        assert (await sidecar("GET", "/me", headers=policies.bearer("author")))[0] == 200
+        assert (await sidecar.ask("/policy"))[1]["keys"][0]["error"] is None

@@ -22,7 +22,18 @@ from moorage.audit.entry import Entry
 from moorage.audit.lines import console_line, json_line
 from moorage.cli import main
 from moorage.config.settings import Settings
-from moorage.guard import auditing, conditions, cors, headers, paths, reserved, values
+from moorage.guard import (
+    auditing,
+    conditions,
+    cors,
+    headers,
+    jwks,
+    jwks_client,
+    keyring,
+    paths,
+    reserved,
+    values,
+)
 from moorage.guard.auditing import Auditing
 from moorage.guard.compiler import compile_base
 from moorage.guard.decision import receive
@@ -467,6 +478,24 @@ def test_the_fields_of_the_policy_page_are_those_of_the_guard(guard_page) -> Non
     document = BaseDocument(namespace="default", module="blog", sequence=1, issued_at="")
     shown = [field for row in guard_page.table("The policy in force") for field in codes(row[0])]
     assert shown == list(Guard.from_document(document).status())
+
+
+def test_the_bounds_of_published_keys_are_those_of_the_guard(guard_page) -> None:
+    text = guard_page.section("Keys that an issuer publishes")
+    for said in (
+        f"{keyring.WAIT_S:g} s at most",
+        f"{keyring.WINDOW_S:g} s later at the earliest",
+        f"sign with it {keyring.WINDOW_S:g} s later",
+        f"after {keyring._FIRST_PAUSE_S:g} s first, then with pauses of up to {keyring.WINDOW_S:g} s",
+        f"{jwks.MAX_BYTES // 1024} KiB and {jwks.MAX_KEYS} keys",
+        f"within {jwks_client.FETCH_S:g} s",
+        f"`GUARD_KEYS_REFRESH` ({Settings().guard.keys_refresh / 60:g} min, give or take a tenth)",
+    ):
+        assert said in text, said
+    address = re.search(r"`(http://[^`]+)`", text)
+    assert address is not None
+    issuer = {"issuer": "i", "audiences": ["a"], "algorithms": ["ES256"], "keys": [], "subject": "user"}
+    assert Issuer(**issuer, jwks_uri=address[1]).source is not None
 
 
 def test_the_explanation_that_the_page_shows_is_what_the_command_says(

@@ -24,6 +24,8 @@ from moorage.redaction import HIDDEN as HIDDEN
 
 Event = MutableMapping[str, Any]
 
+_WRITE_S: Final = 0.02
+_MOST_WAITING: Final = 64
 REPEAT_WINDOW: Final = 10.0
 """Seconds in which identical lines are counted."""
 _NOISY: Final = (
@@ -104,11 +106,14 @@ class Lines(logging.StreamHandler[TextIO]):
         """Write the line that *make* gives for *facts*, a JSON object without its final brace; service and version come
         behind it.
 
-        It is made and written when the event loop has done what is due now: what waits for an answer does not wait for
-        the log, and lines of requests that came together are made together, which takes half the time, and written at
-        once. Any other line, and the end of the process, has those that wait written before.
+        It is made and written within 20 ms: what waits for an answer does not wait for the log, and lines that are made
+        together and written at once take half the time. Any other line, and the end of the process, has those that
+        wait written before.
         """
         self._waiting.append((make, facts))
+        if len(self._waiting) >= _MOST_WAITING:
+            self.flush()
+            return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -116,7 +121,7 @@ class Lines(logging.StreamHandler[TextIO]):
             return
         if len(self._waiting) == 1 or loop is not self._loop:
             self._loop = loop
-            loop.call_soon(self.flush)
+            loop.call_later(_WRITE_S, self.flush)
 
     def flush(self) -> None:
         """Write what waits."""

@@ -5,6 +5,7 @@ Here and not in `moorage.tracing`, because ids are made, passed on and logged wh
 
 import os
 import re
+from collections import deque
 from collections.abc import MutableMapping, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _NO_SPAN: Final = "0" * 16
 _MAX_MEMBERS: Final = 32
 _MAX_STATE: Final = 512
 _LARGE_MEMBER: Final = 128
+_MANY: Final = 64
 
 
 @dataclass(slots=True)
@@ -65,9 +67,7 @@ class Trace:
 
     def child(self) -> "Trace":
         """A new span of this process below this one."""
-        return Trace(
-            self.trace_id, os.urandom(8).hex(), self.span_id, self.flags, self.state, entry=self.remote
-        )
+        return Trace(self.trace_id, random_id()[:16], self.span_id, self.flags, self.state, entry=self.remote)
 
 
 _SAMPLED_FLAGS: Final = frozenset({"01", "03"})
@@ -77,8 +77,21 @@ _current: ContextVar[Trace | None] = ContextVar("moorage_trace", default=None)
 
 def new() -> Trace:
     """Begin a trace. Not sampled: that is for whoever records it to decide."""
-    random = os.urandom(24).hex()
-    return Trace(random[:32], random[32:], None, _UNSAMPLED, entry=True)
+    return Trace(random_id(), random_id()[:16], None, _UNSAMPLED, entry=True)
+
+
+_ids: Final[deque[str]] = deque()
+os.register_at_fork(after_in_child=_ids.clear)
+
+
+def random_id() -> str:
+    """32 hexadecimal digits from the system's random numbers, which are asked for many at once; from any thread."""
+    try:
+        return _ids.pop()
+    except IndexError:
+        made = os.urandom(16 * _MANY).hex()
+        _ids.extend(made[at : at + 32] for at in range(32, 32 * _MANY, 32))
+        return made[:32]
 
 
 def current_trace() -> Trace | None:

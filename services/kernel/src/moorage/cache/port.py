@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import os
 import typing
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -175,7 +174,7 @@ class Computing:
                 stack=stack,
                 groups=self._assembly.groups,
                 trace=traces.current_trace() or traces.new(),
-                request_id=os.urandom(16).hex() if outer is None else outer.request_id,
+                request_id=traces.random_id() if outer is None else outer.request_id,
                 tenant=tenant,
             )
             token = current.set(scope)

@@ -1,6 +1,5 @@
 """What handlers call other modules with: `Clients` gives a `Client` for each module."""
 
-import os
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar, overload
 
@@ -13,6 +12,7 @@ from moorage.client.observed import STATES
 from moorage.client.paths import fill, query_string
 from moorage.client.targets import split
 from moorage.scope import current
+from moorage.trace import random_id
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ class Client:
         settings = self._caller.settings
         scope = current.get()
         sent, content = _headers(headers, body)
-        sent["X-Request-ID"] = scope.request_id if scope is not None else os.urandom(16).hex()
+        sent["X-Request-ID"] = scope.request_id if scope is not None else random_id()
         if idempotency_key is not None:
             sent[IDEMPOTENCY_HEADER] = idempotency_key
         request = Request(

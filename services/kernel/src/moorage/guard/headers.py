@@ -1,7 +1,6 @@
 """Headers that carry identity, trace or addresses: what may come in, and what is made of it."""
 
 import ipaddress
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -103,7 +102,7 @@ def request_id(headers: Headers) -> str:
     given = headers.get(REQUEST_ID_HEADER)
     if given is not None and _REQUEST_ID.fullmatch(given) is not None:
         return given
-    return os.urandom(16).hex()
+    return traces.random_id()
 
 
 def trace(headers: Headers) -> Trace:

@@ -7,6 +7,31 @@ from typing import Final, Self
 from moorage.errors import Timeout
 
 _AGAIN_S: Final = 0.5
+_TICK_S: Final = 0.01
+
+
+class Timers:
+    """One timer of the event loop for all deadlines of one loop that end within the same 10 ms.
+
+    Nearly all of them are lifted long before. A timer for each took longer than to decide about the request.
+    """
+
+    def __init__(self) -> None:
+        self._due: dict[int, set[Deadline]] = {}
+
+    def add(self, deadline: "Deadline") -> "set[Deadline]":
+        """Where *deadline* waits to expire, up to a tick late; who leaves in time takes himself out."""
+        tick = int(deadline.at / _TICK_S) + 1
+        due = self._due.get(tick)
+        if due is None:
+            due = self._due[tick] = set()
+            asyncio.get_running_loop().call_at(tick * _TICK_S, self._expire, tick)
+        due.add(deadline)
+        return due
+
+    def _expire(self, tick: int) -> None:
+        for deadline in self._due.pop(tick):
+            deadline.expire()
 
 
 class Deadline:
@@ -18,10 +43,13 @@ class Deadline:
 
     Args:
         at: the event loop's time.
+        timers: shared with others that need no more than their precision; ``None``: a timer of its own.
     """
 
-    def __init__(self, at: float) -> None:
+    def __init__(self, at: float, timers: Timers | None = None) -> None:
         self.at = at
+        self._timers = timers
+        self._due: set[Deadline] | None = None
         self._cancelled = 0
         self._handle: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object]
@@ -31,7 +59,10 @@ class Deadline:
         assert task is not None
         self._task = task
         self._outer = task.cancelling()
-        self._handle = asyncio.get_running_loop().call_at(self.at, self._expire)
+        if self._timers is not None:
+            self._due = self._timers.add(self)
+        else:
+            self._handle = asyncio.get_running_loop().call_at(self.at, self.expire)
         return self
 
     def __exit__(
@@ -56,11 +87,16 @@ class Deadline:
 
     def lift(self) -> None:
         """No longer limit anything; for answers that have begun and may take as long as they like."""
+        if self._due is not None:
+            self._due.discard(self)
+            self._due = None
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """The time is over: cancel the task, again and again until it has left."""
+        self._due = None
         self._cancelled += 1
         self._task.cancel()
-        self._handle = asyncio.get_running_loop().call_later(_AGAIN_S, self._expire)
+        self._handle = asyncio.get_running_loop().call_later(_AGAIN_S, self.expire)

@@ -23,7 +23,7 @@ from moorage.guard.policy import Rule
 from moorage.http.apidocs import ApiDocument
 from moorage.http.binding import Bound
 from moorage.http.compression import compress
-from moorage.http.deadline import Deadline
+from moorage.http.deadline import Deadline, Timers
 from moorage.http.faults import check_message, from_http_exception
 from moorage.http.request import ClientGone, Context, Limits
 from moorage.http.server import HSTS, SECURITY_HEADERS, error_response
@@ -36,6 +36,8 @@ from moorage.tracing.http import served, serving
 from moorage.who import Asker, asker
 
 _LINGER_S: Final = 10.0
+_ABOUT_S: Final = 1.0
+"""From here on a timeout may come 10 ms late."""
 TIMEOUT_HEADER: Final = "X-Moorage-Timeout-Ms"
 """Milliseconds that the caller will wait; `moorage.client` sends what is left of its own deadline."""
 
@@ -59,6 +61,7 @@ class Dispatcher:
 
     def __post_init__(self) -> None:
         self._active = 0
+        self._timers = Timers()
         self._limiting = _Limiting()
         self.metrics.in_flight.set_function(lambda: self._active)
 
@@ -148,7 +151,8 @@ class Dispatcher:
         now = self.live.now  # one for the whole request: never half old, half new
         limits = self._limiting.of(now, request, decision.rule)
         at = asyncio.get_running_loop().time() + limits.timeout
-        with Deadline(at) as deadline:
+        timers = self._timers if limits.timeout >= _ABOUT_S else None
+        with Deadline(at, timers) as deadline:
             async with AsyncExitStack() as stack:
                 context = self._context(request, decision, limits, stack, deadline, now)
                 if bound.handler.socket is not None:

@@ -157,7 +157,7 @@ class Policies:
         )
         signing.write_folder(self.folder, document, self._signing)
 
-    def token(self, *roles: str, user: UUID = USER, tenant: str | None = None) -> str:
+    def token(self, *roles: str, user: UUID = USER, tenant: str | None = None, lifetime_s: int = 900) -> str:
         """A user's access token."""
         return tokens.issue_user_token(
             self._token_key,
@@ -166,6 +166,7 @@ class Policies:
             user_id=user,
             roles=roles,
             tenant_id=tenant,
+            lifetime_s=lifetime_s,
         )
 
     def bearer(self, *roles: str, **more: Any) -> dict[str, str]:

@@ -11,6 +11,7 @@ from key_server import KeyServer
 
 from moorage.config import ConfigError
 from moorage.guard.policy import Rule
+from moorage.guard.tokens import LEEWAY
 from moorage.testing import PolicyStream
 from moorage_gateway.sidecar.serving import load_settings, running
 
@@ -325,6 +326,43 @@ async def test_a_revoked_session_is_out_and_its_websocket_closed(net, policies):
             )
         status, body, _ = await sidecar("GET", "/me", headers=headers)
         assert (status, body["error"]["code"]) == (401, "token_revoked")
+
+
+@pytest.mark.parametrize("revoked", [True, False], ids=["revoked", "expired"])
+async def test_a_long_answer_ends_with_its_session(net, policies, revoked):
+    policies.write(*RULES, grants=GRANTS, **CONDITIONS)
+    gone = asyncio.Event()
+
+    async def upstream(request):
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        try:
+            while True:
+                await answer.write(b"more\n")
+                await asyncio.sleep(0.05)
+        except ConnectionError:
+            return answer
+        finally:
+            gone.set()
+
+    async with PolicyStream(policy_key=policies._signing, heartbeat=1.0) as stream:
+        port = await net.serve(upstream)
+        settings = load_settings(environment(policies, port, **stream.environ))
+        sidecar = Sidecar(await net.start(running(settings)), await net.client())
+        async with asyncio.timeout(30):
+            while (await sidecar.ask("/policy"))[1]["overlay"]["sequence"] is None:  # noqa: ASYNC110 - the state is a server's
+                await asyncio.sleep(0.02)
+        headers = policies.bearer("author", **({} if revoked else {"lifetime_s": 3 - LEEWAY}))
+        token = jwt.decode(headers["Authorization"].split()[1], options={"verify_signature": False})
+        async with sidecar.client.get(f"{sidecar.url}/me", headers=headers) as answer:
+            assert await answer.content.readline() == b"more\n"
+            if revoked:
+                stream.change(sessions=[token["sid"]])
+            with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ClientOSError)):
+                async with asyncio.timeout(30):
+                    await answer.read()
+        async with asyncio.timeout(30):
+            await gone.wait()
 
 
 async def test_without_a_first_sync_it_is_not_ready(net, policies):

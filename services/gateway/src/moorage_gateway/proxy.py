@@ -30,6 +30,7 @@ from moorage_gateway import message
 from moorage_gateway.forward import headers as fields
 from moorage_gateway.forward import http, websocket
 from moorage_gateway.forward.forwarded import Origin, origin, set_forwarded
+from moorage_gateway.forward.held import held_by
 from moorage_gateway.forward.http import DEFAULT_TIMEOUT_S, Hop
 from moorage_gateway.forward.response import abort
 from moorage_gateway.forward.upstream import Clients, Upstream
@@ -251,13 +252,10 @@ class Proxy:
         return response
 
     async def _forward(self, exchange: Exchange, hop: Hop) -> web.StreamResponse:
-        request, target, decision = exchange.request, exchange.target, exchange.decision
-        if not websocket.wants_websocket(request):
-            return await http.forward(self._clients, request, hop)
-        held = None
-        if target is not None and target.guard is not None and decision is not None:
-            held = partial(websocket.held_by, target.guard.lasting, decision)
-        return await websocket.forward(self._clients, request, hop, self.sockets, held=held)
+        request = exchange.request
+        if websocket.wants_websocket(request):
+            return await websocket.forward(self._clients, request, hop, self.sockets)
+        return await http.forward(self._clients, request, hop)
 
     def _hop(self, exchange: Exchange, target: Target, upstream: Upstream) -> Hop:
         """The request as the upstream is to see it."""
@@ -290,7 +288,8 @@ class Proxy:
             hop.finish = partial(edge.outward, headers=facts.headers, method=facts.method)
         if facts.attempt is not None:
             hop.recorded = partial(self._auditing.answered, facts)
-        if decision is not None:
+        if decision is not None and target.guard is not None:
+            hop.held = partial(held_by, target.guard.lasting, decision)
             hop.max_body = decision.rule.max_body
             hop.response_headers.update(decision.limit_fields)
             if decision.rule.timeout_ms is not None:

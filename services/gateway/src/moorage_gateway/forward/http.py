@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,7 @@ from yarl import URL
 
 from moorage import errors
 from moorage_gateway.forward import headers as fields
+from moorage_gateway.forward.held import Held
 from moorage_gateway.forward.response import Relayed, abort
 from moorage_gateway.forward.upload import Upload
 from moorage_gateway.forward.upstream import Clients, Upstream
@@ -39,6 +41,7 @@ class Hop:
     ``headers`` are the fields that the upstream gets; ``finish`` changes those of its answer, whose status it is
     given, and ``response_headers`` are set there in place of the upstream's. ``recorded`` is asked with that status
     before the client hears of it, and raises if he must not.
+    ``held`` ends what goes on when the decision no longer holds.
     ``timeout_s`` bounds the silence until the answer begins; ``max_body`` is in bytes, ``None``: no bound.
     """
 
@@ -50,6 +53,7 @@ class Hop:
     max_body: int | None = None
     finish: Callable[["CIMultiDict[str]", int], None] | None = None
     recorded: Callable[[int], Awaitable[None]] | None = None
+    held: Held | None = None
 
 
 async def forward(clients: Clients, request: web.BaseRequest, hop: Hop) -> web.StreamResponse:
@@ -108,10 +112,13 @@ async def relay(request: web.BaseRequest, answer: aiohttp.ClientResponse, hop: H
     """Stream *answer* to the client."""
     response = await _start(request, answer, hop)
     content = answer.content
+    # One that is short is over before anybody could end it.
+    held = hop.held if response.may_last else None
     try:
-        while piece := await content.readany():
-            await response.write(piece)
-        await response.write_eof()
+        with held(lambda code, reason: abort(request)) if held is not None else nullcontext():
+            while piece := await content.readany():
+                await response.write(piece)
+            await response.write_eof()
     except aiohttp.ClientError:
         abort(request)
     return response

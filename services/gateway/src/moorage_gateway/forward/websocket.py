@@ -7,10 +7,10 @@ it drains and, later, when a session is revoked. Compression stays off (`permess
 import asyncio
 import base64
 import binascii
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import aiohttp
@@ -18,9 +18,6 @@ from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 from yarl import URL
 
 from moorage import errors
-from moorage.guard.decision import Decision
-from moorage.guard.lasting import Lasting
-from moorage.http.websocket import EXPIRED, code_for
 from moorage_gateway.forward import headers as fields
 from moorage_gateway.forward.http import Hop, late, relay, unreachable
 from moorage_gateway.forward.upstream import Clients, UpgradeRefusedError, UpstreamSocket
@@ -98,39 +95,15 @@ def check_handshake(request: web.BaseRequest) -> None:
     raise errors.BadRequest("Sec-WebSocket-Key is not 16 bytes in base64.")
 
 
-Held = Callable[["asyncio.Future[Closing]"], AbstractContextManager[None]]
-
-
-@contextmanager
-def held_by(lasting: Lasting, decision: Decision, ending: "asyncio.Future[Closing]") -> Iterator[None]:
-    """For the length of the block, end a WebSocket when its token expires, or *decision* no longer holds."""
-
-    def end(code: int, reason: str) -> None:
-        if not ending.done():
-            ending.set_result(Closing(code, reason.encode()))
-
-    expiry = None
-    if decision.expires is not None:
-        left = max(decision.expires - time.time(), 0.0)
-        expiry = asyncio.get_running_loop().call_later(left, end, EXPIRED, "the token has expired")
-    try:
-        with lasting.watching(decision, lambda error: end(code_for(error), error.message)):
-            yield
-    finally:
-        if expiry is not None:
-            expiry.cancel()
-
-
 async def forward(
     clients: Clients,
     request: web.BaseRequest,
     hop: Hop,
     sockets: Sockets,
     *,
-    held: Held | None = None,
     max_message: int = MAX_MESSAGE,
 ) -> web.StreamResponse:
-    """Join the client's WebSocket with one to the upstream until either ends, or what *held* tells of.
+    """Join the client's WebSocket with one to the upstream until either ends, or what ``hop.held`` tells of.
 
     The upstream is asked first: its refusal, or its choice of a subprotocol, is the client's answer. Raises
     `BadGateway` and `Timeout` like the forwarder of plain requests.
@@ -159,12 +132,17 @@ async def forward(
             await hop.recorded(client.status)
         await client.prepare(request)
         async with sockets.entry() as ending:
-            with held(ending) if held is not None else nullcontext():
+            with hop.held(partial(_end, ending)) if hop.held is not None else nullcontext():
                 closing = await _join(client, upstream, ending)
     finally:
         # Also when the client vanished and this task is being cancelled: the upstream must learn of it.
         await asyncio.gather(_close(upstream, closing), _close(client, closing))
     return client
+
+
+def _end(ending: "asyncio.Future[Closing]", code: int, reason: str) -> None:
+    if not ending.done():
+        ending.set_result(Closing(code, reason.encode()))
 
 
 async def _dial(clients: Clients, request: web.BaseRequest, hop: Hop, max_message: int) -> UpstreamSocket:

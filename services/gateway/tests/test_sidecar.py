@@ -296,6 +296,13 @@ async def test_without_the_modules_name_it_does_not_start(policies):
             pass
 
 
+async def synced(sidecar):
+    """Wait until it has the overlay."""
+    async with asyncio.timeout(30):
+        while (await sidecar.ask("/policy"))[1]["overlay"]["sequence"] is None:  # noqa: ASYNC110 - the state is a server's
+            await asyncio.sleep(0.02)
+
+
 async def test_a_revoked_session_is_out_and_its_websocket_closed(net, policies):
     policies.write(*RULES, grants=GRANTS, **CONDITIONS)
 
@@ -310,9 +317,7 @@ async def test_a_revoked_session_is_out_and_its_websocket_closed(net, policies):
         port = await net.serve(upstream)
         settings = load_settings(environment(policies, port, **stream.environ))
         sidecar = Sidecar(await net.start(running(settings)), await net.client())
-        async with asyncio.timeout(30):
-            while (await sidecar.ask("/policy"))[1]["overlay"]["sequence"] is None:  # noqa: ASYNC110 - the state is a server's
-                await asyncio.sleep(0.02)
+        await synced(sidecar)
         assert "guard_stream_connected 1.0" in (await sidecar.ask("/metrics"))[1]
         headers = policies.bearer("author")
         token = jwt.decode(headers["Authorization"].split()[1], options={"verify_signature": False})
@@ -349,9 +354,7 @@ async def test_a_long_answer_ends_with_its_session(net, policies, revoked):
         port = await net.serve(upstream)
         settings = load_settings(environment(policies, port, **stream.environ))
         sidecar = Sidecar(await net.start(running(settings)), await net.client())
-        async with asyncio.timeout(30):
-            while (await sidecar.ask("/policy"))[1]["overlay"]["sequence"] is None:  # noqa: ASYNC110 - the state is a server's
-                await asyncio.sleep(0.02)
+        await synced(sidecar)
         headers = policies.bearer("author", **({} if revoked else {"lifetime_s": 3 - LEEWAY}))
         token = jwt.decode(headers["Authorization"].split()[1], options={"verify_signature": False})
         async with sidecar.client.get(f"{sidecar.url}/me", headers=headers) as answer:

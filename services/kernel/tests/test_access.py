@@ -1,7 +1,9 @@
 """The access log: the line made at once is the one that every other way gives."""
 
+import asyncio
 import json
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -107,3 +109,25 @@ def test_what_a_request_starts_is_logged_as_its_own(log_lines: Lines) -> None:
     within, outside = log_lines()
     assert (within["request_id"], within["user_id"], within["tenant_id"]) == ("r-1", "u-1", "acme")
     assert not {"request_id", "user_id", "tenant_id"} & outside.keys()
+
+
+async def test_lines_are_written_soon_and_before_any_other(log_lines: Lines) -> None:
+    with _alone():
+        for number in range(3):
+            _written(_facts(f"/{number}"), 200, None, None)
+        assert log_lines() == []
+        logging.getLogger("x").warning("another")
+        _written(_facts("/3"), 200, None, None)
+        async with asyncio.timeout(30):
+            while len(log_lines()) < 5:  # noqa: ASYNC110 - what is waited for is a timer of the log's own
+                await asyncio.sleep(0.01)
+    assert [line.get("path", line["message"]) for line in log_lines()] == ["/0", "/1", "/2", "another", "/3"]
+
+
+async def test_no_more_than_some_lines_wait(log_lines: Lines) -> None:
+    with _alone():
+        for number in range(200):
+            _written(_facts(f"/{number}"), 200, None, None)
+        assert 128 <= len(log_lines()) <= 200
+        logging.shutdown([weakref.ref(logging.root.handlers[0])])  # as at the end of a process
+    assert [line["path"] for line in log_lines()] == [f"/{number}" for number in range(200)]

@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 
 from moorage import Module
 from moorage.errors import Timeout
-from moorage.http.deadline import Deadline
+from moorage.http.deadline import Deadline, Timers
 from moorage.scope import current
 from moorage.testing import ModuleHarness
 
@@ -91,3 +92,31 @@ async def test_a_lifted_one_limits_nothing() -> None:
         deadline.lift()
         await asyncio.sleep(0.05)
     assert not deadline.expired
+
+
+async def test_those_that_share_timers_end_each_in_its_time() -> None:
+    loop, timers, ended = asyncio.get_running_loop(), Timers(), []
+    began = loop.time()
+
+    async def work(seconds: float, *, does: float) -> None:
+        try:
+            with Deadline(began + seconds, timers):
+                await asyncio.sleep(does)
+        except Timeout:
+            ended.append((seconds, loop.time() - began))
+
+    await asyncio.gather(work(0.3, does=30), work(0.1, does=30), work(0.1, does=30), work(0.1, does=0))
+    assert [seconds for seconds, _ in ended] == [0.1, 0.1, 0.3]
+    assert all(took >= seconds for seconds, took in ended)
+
+
+async def test_one_that_shares_timers_goes_on_cancelling() -> None:
+    async def work() -> None:
+        with Deadline(asyncio.get_running_loop().time() + 0.02, Timers()) as deadline:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(30)
+            assert deadline.expired
+            await asyncio.sleep(30)
+
+    with pytest.raises(Timeout):
+        await work()

@@ -67,6 +67,9 @@ class App:
             await self.go_on.wait()
         if name == "gone":
             request.transport.abort()
+        if last == "malformed":
+            request.transport.write(b"HTTP/1.1 200 OK\r\nX-A: a\x01b\r\nContent-Length: 0\r\n\r\n")
+            await self.go_on.wait()
         if name == "stream":
             response = web.StreamResponse()
             await response.prepare(request)
@@ -150,6 +153,7 @@ async def eventually(holds):
         ("small/7", 413, "failed", "too_large"),
         ("slow/7", 504, "failed", "timeout"),
         ("gone/7", 502, "failed", "bad_gateway"),
+        ("app/malformed", 502, "failed", "bad_gateway"),
     ],
 )
 @pytest.mark.parametrize("mode", ["none", "failures", "all"])

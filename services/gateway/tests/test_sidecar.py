@@ -333,13 +333,15 @@ async def test_a_revoked_session_is_out_and_its_websocket_closed(net, policies):
         assert (status, body["error"]["code"]) == (401, "token_revoked")
 
 
+@pytest.mark.parametrize("length", [None, 16000], ids=["chunked", "short"])
 @pytest.mark.parametrize("revoked", [True, False], ids=["revoked", "expired"])
-async def test_a_long_answer_ends_with_its_session(net, policies, revoked):
+async def test_a_long_answer_ends_with_its_session(net, policies, revoked, length):
     policies.write(*RULES, grants=GRANTS, **CONDITIONS)
     gone = asyncio.Event()
 
     async def upstream(request):
         answer = web.StreamResponse()
+        answer.content_length = length
         await answer.prepare(request)
         try:
             while True:
@@ -366,6 +368,9 @@ async def test_a_long_answer_ends_with_its_session(net, policies, revoked):
                     await answer.read()
         async with asyncio.timeout(30):
             await gone.wait()
+            code = "token_revoked" if revoked else "token_expired"
+            while f'errors_total{{code="{code}"}} 1.0' not in (await sidecar.ask("/metrics"))[1]:  # noqa: ASYNC110 - the state is a server's
+                await asyncio.sleep(0.02)
 
 
 async def test_without_a_first_sync_it_is_not_ready(net, policies):

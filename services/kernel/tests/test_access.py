@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import structlog
 from multidict import CIMultiDict
 
 from moorage import access, logs, who
@@ -131,3 +132,55 @@ async def test_no_more_than_some_lines_wait(log_lines: Lines) -> None:
         assert 128 <= len(log_lines()) <= 200
         logging.shutdown([weakref.ref(logging.root.handlers[0])])  # as at the end of a process
     assert [line["path"] for line in log_lines()] == [f"/{number}" for number in range(200)]
+
+
+async def test_a_line_that_cannot_be_made_takes_no_others_along(
+    log_lines: Lines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Odd:
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    def fail() -> str:
+        raise RuntimeError("no line")
+
+    with _alone() as handler:
+        assert isinstance(handler, logs.Lines)
+        _written(_facts("/0"), 200, None, None)
+        handler.later(fail)
+        _written(_facts("/1"), 409, AppError(reason=ValueError("odd")), None)  # type: ignore[arg-type]  # as users do
+        handler.flush()
+    assert [line["path"] for line in log_lines()] == ["/0", "/1"]
+    assert "no line" in capsys.readouterr().err
+
+
+async def test_what_the_code_has_bound_is_in_the_line(log_lines: Lines) -> None:
+    with _alone(), structlog.contextvars.bound_contextvars(order_id="o-1"):
+        _written(_facts(), 200, None, None)
+    assert log_lines()[0]["order_id"] == "o-1"
+
+
+async def test_a_forked_process_leaves_what_waits_to_its_parent(log_lines: Lines) -> None:
+    with _alone() as handler:
+        assert isinstance(handler, logs.Lines)
+        _written(_facts(), 200, None, None)
+        logs._forget()  # what a fork runs in the child
+        handler.flush()
+    assert log_lines() == []
+
+
+def test_an_audit_line_comes_behind_what_waits_and_ends_a_torn_line(
+    log_lines: Lines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Full:
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    with _alone() as handler, monkeypatch.context() as patch:
+        patch.setattr(handler, "stream", Full())
+        logging.getLogger("x").warning("torn")
+        with logs.undisturbed() as torn:
+            assert torn
+        with logs.undisturbed() as torn:
+            assert not torn
+    assert "No space left" in capsys.readouterr().err

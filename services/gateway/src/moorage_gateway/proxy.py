@@ -7,6 +7,7 @@ fields → forward. What is refused or fails on the way becomes the standard err
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -30,7 +31,7 @@ from moorage_gateway import message
 from moorage_gateway.forward import headers as fields
 from moorage_gateway.forward import http, websocket
 from moorage_gateway.forward.forwarded import Origin, origin, set_forwarded
-from moorage_gateway.forward.held import held_by
+from moorage_gateway.forward.held import End, held_by
 from moorage_gateway.forward.http import DEFAULT_TIMEOUT_S, Hop
 from moorage_gateway.forward.response import abort
 from moorage_gateway.forward.upstream import Clients, Upstream
@@ -161,6 +162,7 @@ class Proxy:
                 if not self.active:
                     self.idle.set()
                 self._account(exchange, status, span)
+                exchange.error = None  # whose traceback holds frames that hold it
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         request = exchange.request
@@ -257,6 +259,16 @@ class Proxy:
             return await websocket.forward(self._clients, request, hop, self.sockets)
         return await http.forward(self._clients, request, hop)
 
+    @staticmethod
+    def _held(exchange: Exchange, guard: Guard, decision: Decision, end: End) -> AbstractContextManager[None]:
+        """As `held_by`; the log says why it was ended."""
+
+        def over(error: errors.AppError) -> None:
+            exchange.error = error
+            end(error)
+
+        return held_by(guard.lasting, decision, over)
+
     def _hop(self, exchange: Exchange, target: Target, upstream: Upstream) -> Hop:
         """The request as the upstream is to see it."""
         facts, decision, address = exchange.facts, exchange.decision, exchange.address
@@ -289,7 +301,7 @@ class Proxy:
         if facts.attempt is not None:
             hop.recorded = partial(self._auditing.answered, facts)
         if decision is not None and target.guard is not None:
-            hop.held = partial(held_by, target.guard.lasting, decision)
+            hop.held = partial(self._held, exchange, target.guard, decision)
             hop.max_body = decision.rule.max_body
             hop.response_headers.update(decision.limit_fields)
             if decision.rule.timeout_ms is not None:

@@ -12,6 +12,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from typing import Final
 
 import structlog
+from structlog.contextvars import get_contextvars
 
 from moorage import logs, redaction
 from moorage.errors import AppError
@@ -48,7 +49,7 @@ def write(
     path = facts.target.partition("?")[0][:_LONGEST_PATH]  # a query may hold what is nobody's business
     more = _optional(module, decision.user if decision is not None else None, error)
     output = logs.lines(_logger)
-    if output is None:
+    if output is None or get_contextvars():  # what the code has bound is in every line
         _plain.log(
             level,
             "request",
@@ -98,9 +99,9 @@ def _optional(module: str | None, user: User | None, error: AppError | None) -> 
         if user.tenant_id is not None:
             more["tenant_id"] = user.tenant_id
     if error is not None:
-        more["code"] = error.code
+        more["code"] = str(error.code)
         if error.reason:
-            more["reason"] = error.reason
+            more["reason"] = str(error.reason)
     return more
 
 

@@ -8,11 +8,12 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, Final, Literal, TextIO
 
 import structlog
@@ -89,7 +90,11 @@ def configure(settings: Settings, *, service: str, for_good: bool = True) -> Non
         )
     )
     handler.addFilter(Repeats(settings.logging.repeats))
-    logging.getLogger().handlers[:] = [handler]
+    root = logging.getLogger()
+    for before in root.handlers:
+        with contextlib.suppress(Exception):  # whose stream may be closed
+            before.flush()
+    root.handlers[:] = [handler]
     set_level(settings)
 
 
@@ -100,6 +105,8 @@ class Lines(logging.StreamHandler[TextIO]):
         super().__init__(stream)
         self._waiting: list[tuple[Callable[..., str], tuple[Any, ...]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.torn = False
+        """Whether the last line may have been broken off."""
         self._end = f', "service": {json.dumps(service)}, "version": {json.dumps(version)}}}\n'
 
     def later(self, make: Callable[..., str], *facts: Any) -> None:
@@ -107,8 +114,8 @@ class Lines(logging.StreamHandler[TextIO]):
         behind it.
 
         It is made and written within 20 ms: what waits for an answer does not wait for the log, and lines that are made
-        together and written at once take half the time. Any other line, and the end of the process, has those that
-        wait written before.
+        together and written at once take half the time. Any other line, and the interpreter's end, has those that wait
+        written before; who is killed, or blocks the event loop for ever, takes them with him.
         """
         self._waiting.append((make, facts))
         if len(self._waiting) >= _MOST_WAITING:
@@ -129,16 +136,60 @@ class Lines(logging.StreamHandler[TextIO]):
             waiting, self._waiting = self._waiting, []
             try:
                 if waiting:
-                    self.stream.write("".join([make(*facts) + self._end for make, facts in waiting]))
+                    self.stream.write("".join([self._made(make, facts) for make, facts in waiting]))
                 super().flush()
+                self.torn = False if waiting else self.torn
             except Exception:  # noqa: BLE001 - as `emit` has it: who logs must not fail for it
                 self.handleError(logging.makeLogRecord({"msg": f"{len(waiting)} lines"}))
+
+    def _made(self, make: Callable[..., str], facts: tuple[Any, ...]) -> str:
+        try:
+            return make(*facts) + self._end
+        except Exception:  # noqa: BLE001 - one that cannot be made is no reason to lose the others
+            self.handleError(logging.makeLogRecord({"msg": f"a line of {make.__module__}"}))
+            return ""
+
+    def forget(self) -> None:
+        """Leave what waits to another process, from which this one was forked."""
+        self._waiting, self._loop = [], None
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Say so on standard error, as logging does; and remember that a line may have been broken off."""
+        self.torn = True
+        super().handleError(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write *record*'s line behind those that wait."""
         if self._waiting:
             self.flush()
         super().emit(record)
+
+
+def _forget() -> None:
+    for handler in logging.root.handlers:
+        if isinstance(handler, Lines):
+            handler.forget()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[bool]:
+    """A block for whose length no thread writes a line of the log, for who writes to standard output past it; what
+    waits is written before. Gives whether the last line was broken off, as by a full disk.
+    """
+    with contextlib.ExitStack() as stack:
+        ours: list[Lines] = []
+        for handler in logging.root.handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.lock is not None:
+                stack.enter_context(handler.lock)
+                handler.flush()
+                if isinstance(handler, Lines):
+                    ours.append(handler)
+        yield any(handler.torn for handler in ours)
+        for handler in ours:
+            handler.torn = False
 
 
 def lines(logger: logging.Logger) -> Lines | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Asker:
     """Whose request is being answered; ``user`` and ``tenant`` are known once the guard has let it in."""
 

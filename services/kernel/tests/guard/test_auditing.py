@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from multidict import CIMultiDict
 
 from moorage.audit.entry import Entry
-from moorage.errors import AppError, Forbidden, Unavailable
+from moorage.errors import AppError, Forbidden, NotFound, RateLimited, Unavailable
 from moorage.guard import auditing
 from moorage.guard.auditing import Auditing
 from moorage.guard.decision import RequestFacts, receive
@@ -237,3 +238,83 @@ async def test_readiness_says_what_is_wrong_and_stores_what_is_owed(
         await asyncio.sleep(1.1)
         assert (await health.check())["audit"] == ""
         assert [entry.metadata["outcome"] for entry in trail.entries] == ["denied"]
+
+
+async def test_who_waits_behind_a_try_that_hangs_makes_none_of_his_own(
+    trail: Memory, metrics: Metrics, met: Met
+) -> None:
+    """Also where a try takes longer than the pause between two."""
+    record = Auditing(trail, metrics, timeout=auditing.RETRY_S + 0.2)
+    trail.hangs = asyncio.Event()
+    refused = await asyncio.gather(*(record.begin(met()) for _ in range(6)), return_exceptions=True)
+    assert [type(error) for error in refused] == [Unavailable] * 6
+    assert trail.tries == 1
+
+
+async def test_what_was_done_takes_the_place_of_what_was_refused(
+    record: Auditing, trail: Memory, metrics: Metrics, met: Met, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers can make any number of refusals."""
+    monkeypatch.setattr(auditing, "MAX_OWED", 2)
+    await answered(record, met())
+    done = met("/posts/42")
+    await record.begin(done)
+    trail.fails = True
+    for number in range(4):
+        await record.refused(met(f"/posts/{number}", audit="failures"), Forbidden())
+    with pytest.raises(Unavailable):
+        await record.answered(done, 200)
+    assert metrics.registry.get_sample_value("audit_broken") == 1
+    trail.fails = False
+    async with record.opened(Health()):
+        pass
+    assert [entry.resource_id for entry in trail.entries] == ["7", "1", "42"]
+    assert metrics.registry.get_sample_value("audit_lost_total") == 3
+    assert metrics.registry.get_sample_value("audit_broken") == 0
+
+
+async def test_a_shutdown_that_is_cut_short_says_what_is_lost(
+    record: Auditing, trail: Memory, metrics: Metrics, met: Met, caplog: pytest.LogCaptureFixture
+) -> None:
+    await answered(record, met())
+    trail.hangs = asyncio.Event()
+
+    async def serve() -> None:
+        async with record.opened(Health()):
+            task = asyncio.create_task(answered(record, met()))
+            await asyncio.sleep(0.01)
+            task.cancel()
+
+    serving = asyncio.create_task(serve())
+    await asyncio.sleep(0.05)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert "audit entries are lost" in caplog.text
+    assert metrics.registry.get_sample_value("audit_lost_total") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "entries"),
+    [(RateLimited("user", 3), 0), (Unavailable(code="limits_unavailable"), 0), (Forbidden(), 1)],
+)
+async def test_what_limits_refuse_does_not_fill_the_record(
+    record: Auditing, trail: Memory, met: Met, error: AppError, entries: int
+) -> None:
+    assert await record.refused(met(), error) is error
+    assert len(trail.entries) == entries
+
+
+@pytest.mark.parametrize("second", ["/posts/7", "/gone"])
+async def test_a_request_is_recorded_by_the_rule_that_it_met_last(
+    make_document: Callable[..., BaseDocument], second: str
+) -> None:
+    """It is decided on again when a key was fetched for it; by then there may be another policy."""
+    facts = receive("GET", "/posts/7", CIMultiDict(), peer="192.0.2.1")
+    for path, audit in (("/posts/{id}", "all"), (second, None)):
+        rule = Rule.model_validate({"name": "read", "path": path, "auth": "none", "audit": audit})
+        guard = Guard.from_document(make_document(rules=[rule]))
+        guard.bind_proxy()
+        with suppress(NotFound):
+            guard.identify(facts)
+    assert facts.attempt is None

@@ -1,6 +1,7 @@
 """When keys that issuers publish are fetched, over real HTTP: at first, regularly, and once for what nobody knows."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from uuid import UUID
@@ -189,6 +190,28 @@ async def test_who_meets_a_regular_fetch_that_was_answered_before_has_another(wo
     world.server.gate.set()
     assert await first == "me"
     assert world.server.asked == 3
+
+
+async def test_a_fetch_of_before_does_not_undo_a_later_one(world: World) -> None:
+    """A source that was not trusted for a moment is another one afterwards."""
+    gates, sets = [asyncio.Event(), asyncio.Event()], [OLD, NEW]
+    asked: list[str] = []
+
+    async def get(address: str) -> bytes:
+        asked.append(address)
+        number = len(asked) - 1
+        await gates[number].wait()
+        return json.dumps({"keys": [tokens.public_jwk(sets[number])]}).encode()
+
+    world.start(world.issuer(), get=get)
+    await until(lambda: len(asked) == 1)
+    world.switch(world.issuer(OTHER, jwks_uri=None))
+    world.switch(world.issuer())
+    await until(lambda: len(asked) == 2)
+    for gate in reversed(gates):
+        gate.set()
+        await asyncio.sleep(0.02)
+    assert world.guard.status()["keys"][0]["kids"] == [kid(NEW)]
 
 
 async def test_one_that_goes_away_does_not_take_the_fetch_along(world: World) -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from moorage import Model, Module, NotFound, User, WebSocket
 from moorage.errors import AppError
@@ -24,6 +25,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "denied": {"permission": "shop.item.read"},
     "conditional": {"permission": "shop.item.edit"},
     "broken": {},
+    "malformed": {},
     "busy": {},
     "slow": {"timeout": "100ms"},
     "limited": {"auth": "none", "rateLimit": {"perRule": "1/hour"}},
@@ -52,6 +54,12 @@ class Shop:
         self.module = Module("shop")
         for mode in ("none", "failures", "all"):
             self._add(mode)
+            self._add_malformed(mode)
+
+    def _add_malformed(self, mode: str) -> None:
+        @self.module.handle(f"malformed-{mode}")
+        async def malformed() -> web.Response:
+            return web.Response(headers={"Location": "/x\r\nA: b"})
 
     def _add(self, mode: str) -> None:
         module = self.module
@@ -156,6 +164,7 @@ async def served(start: Callable[..., Awaitable[Served]]) -> Served:
         ("denied", 403, "denied", "forbidden"),
         ("conditional", 403, "denied", "forbidden"),
         ("broken", 500, "failed", "internal"),
+        ("malformed", 500, "failed", "internal"),
         ("busy", 429, "failed", "busy"),
         ("slow", 504, "failed", "timeout"),
     ],

@@ -120,3 +120,11 @@ async def test_one_that_shares_timers_goes_on_cancelling() -> None:
 
     with pytest.raises(Timeout):
         await work()
+
+
+async def test_timers_for_which_nobody_waits_are_gone() -> None:
+    timers = Timers()
+    for seconds in (30, 60, 3600):
+        with Deadline(asyncio.get_running_loop().time() + seconds, timers):
+            assert len(timers) == 1
+    assert len(timers) == 0

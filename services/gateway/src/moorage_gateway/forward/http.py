@@ -12,6 +12,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from moorage import errors
+from moorage.http.faults import check_fields
 from moorage_gateway.forward import headers as fields
 from moorage_gateway.forward.held import Held
 from moorage_gateway.forward.response import Relayed, abort
@@ -112,10 +113,10 @@ async def relay(request: web.BaseRequest, answer: aiohttp.ClientResponse, hop: H
     """Stream *answer* to the client."""
     response = await _start(request, answer, hop)
     content = answer.content
-    # One that is short is over before anybody could end it.
-    held = hop.held if response.may_last else None
+    # One that is there as a whole is over before anybody could end it.
+    held = None if content.is_eof() else hop.held
     try:
-        with held(lambda code, reason: abort(request)) if held is not None else nullcontext():
+        with held(lambda error: abort(request)) if held is not None else nullcontext():
             while piece := await content.readany():
                 await response.write(piece)
             await response.write_eof()
@@ -137,9 +138,10 @@ async def _start(request: web.BaseRequest, answer: aiohttp.ClientResponse, hop: 
     headers.update(hop.response_headers)
     if coding is not None or answer.status in _BODILESS_STATUSES:
         headers.pop(hdrs.CONTENT_LENGTH, None)
-    if hop.recorded is not None:
-        await hop.recorded(answer.status)
     try:
+        if hop.recorded is not None:
+            check_fields(headers)  # first: what is recorded is what the client gets
+            await hop.recorded(answer.status)
         response = Relayed(answer.status, answer.reason or "", headers)
         await response.prepare(request)
     except (

@@ -19,9 +19,7 @@ class Relayed(web.StreamResponse):
         self._headers = headers
         self._said = frozenset(name for name in (hdrs.CONTENT_TYPE, hdrs.SERVER) if name in headers)
         length = headers.get(hdrs.CONTENT_LENGTH, "")
-        self.may_last = not (length.isdecimal() and int(length) <= _SHORT)
-        """Whether it may go on for long: its length is not known, or it has one."""
-        self._send_headers_immediately = self.may_last
+        self._send_headers_immediately = not (length.isdecimal() and int(length) <= _SHORT)
 
     async def _prepare_headers(self) -> None:
         await super()._prepare_headers()

@@ -18,6 +18,7 @@ from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 from yarl import URL
 
 from moorage import errors
+from moorage.http.websocket import code_for
 from moorage_gateway.forward import headers as fields
 from moorage_gateway.forward.http import Hop, late, relay, unreachable
 from moorage_gateway.forward.upstream import Clients, UpgradeRefusedError, UpstreamSocket
@@ -140,9 +141,9 @@ async def forward(
     return client
 
 
-def _end(ending: "asyncio.Future[Closing]", code: int, reason: str) -> None:
+def _end(ending: "asyncio.Future[Closing]", error: errors.AppError) -> None:
     if not ending.done():
-        ending.set_result(Closing(code, reason.encode()))
+        ending.set_result(Closing(code_for(error), error.message.encode()))
 
 
 async def _dial(clients: Clients, request: web.BaseRequest, hop: Hop, max_message: int) -> UpstreamSocket:

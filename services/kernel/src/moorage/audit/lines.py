@@ -7,6 +7,7 @@ import select
 from collections.abc import Callable
 from typing import Any, Final
 
+from moorage import logs
 from moorage.audit.entry import Entry
 
 LOGGER: Final = "moorage.audit"
@@ -26,9 +27,13 @@ class Writer:
     def __init__(self) -> None:
         self._torn = False
 
-    def write(self, descriptor: int, line: bytes) -> None:
-        """Write *line* and its end; raises `OSError`."""
-        data = (b"\n" if self._torn else b"") + line + b"\n"
+    def write(self, descriptor: int, line: bytes, *, torn: bool = False) -> None:
+        """Write *line* and its end; raises `OSError`.
+
+        Args:
+            torn: whether somebody else has broken off a line there.
+        """
+        data = (b"\n" if torn or self._torn else b"") + line + b"\n"
         done = 0
         try:
             while done < len(data):
@@ -52,8 +57,10 @@ class LinesTrail:
         self._writer = Writer()
 
     async def record(self, entry: Entry) -> None:
-        """Write the line; raises `OSError`."""
-        self._writer.write(self._descriptor, self._render(entry))
+        """Write the line, while no other thread writes one of the log; raises `OSError`."""
+        line = self._render(entry)
+        with logs.undisturbed() as torn:
+            self._writer.write(self._descriptor, line, torn=torn)
 
     async def ping(self) -> None:
         """Raise `OSError` if nobody reads the other end any more, or the descriptor is closed."""

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -42,8 +43,17 @@ CLIENT_GONE: Final = 499
 _FIRST_ERROR: Final = 400
 _DENIED: Final = frozenset({401, 403})
 _LIMITED: Final = 429
+_UNCOUNTED: Final = "limits_unavailable"
 
 logger = logging.getLogger("moorage.guard")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Owed:
+    """An entry that is not stored yet; *admitted*: of a request that the guard let through."""
+
+    entry: Entry
+    admitted: bool
 
 
 class Auditing:
@@ -60,8 +70,15 @@ class Auditing:
         self._failures = metrics.counter(
             "audit_failed", "Entries that could not be stored when they were due."
         ).labels()
+        self._broken = False
+        self._lost = metrics.counter("audit_lost", "Entries that will never be stored.").labels()
+        metrics.gauge_function(
+            "audit_broken",
+            "1 while the audit record is known not to work, else 0.",
+            lambda: float(self._broken),
+        )
         self._storing: set[asyncio.Task[bool]] = set()
-        self._owed: deque[Entry] = deque()
+        self._owed: deque[_Owed] = deque()
         self._works = False  # nobody knows before the first try
         self._why = ""
         self._next_try = 0.0
@@ -74,14 +91,19 @@ class Auditing:
         try:
             yield
         finally:
-            await asyncio.gather(*self._storing)
-            if self._owed:
-                self._next_try = 0.0
-                with suppress(Exception):
-                    await self._recover()
-            if self._owed:
-                logger.error("audit entries are lost", extra={"entries": len(self._owed), "error": self._why})
-            await self._trail.close()
+            try:
+                if self._storing:
+                    await asyncio.wait(self._storing, timeout=self._timeout)
+                if self._owed:
+                    self._next_try = 0.0
+                    with suppress(Exception):
+                        await self._recover()
+            finally:
+                left = len(self._owed) + len(self._storing)
+                if left:
+                    self._lost.inc(left)
+                    logger.error("audit entries are lost", extra={"entries": left, "error": self._why})
+                await self._trail.close()
 
     async def begin(self, facts: RequestFacts) -> None:
         """Note that the guard has let the request through.
@@ -119,9 +141,10 @@ class Auditing:
         if attempt is None or attempt.done:
             return
         attempt.done = True
-        if not _wanted(attempt, status):
+        if not _wanted(attempt, status, code):
             return
-        storing = asyncio.create_task(self._record(_entry(facts, attempt, status, code)))
+        owed = _Owed(_entry(facts, attempt, status, code), attempt.admitted)
+        storing = asyncio.create_task(self._record(owed))
         self._storing.add(storing)
         storing.add_done_callback(self._storing.discard)
         # A client that leaves now cancels the request, not its entry.
@@ -144,24 +167,35 @@ class Auditing:
         with suppress(Unavailable):
             await self.answered(facts, CLIENT_GONE)
 
-    async def _record(self, entry: Entry) -> bool:
-        """Whether *entry* is stored; if not, it is owed."""
+    async def _record(self, owed: "_Owed") -> bool:
+        """Whether its entry is stored; if not, it is owed."""
+        entry = owed.entry
         try:
             if not self._works:
                 await self._recover()
             await self._store(entry)
         except Exception as exc:  # noqa: BLE001 - a trail may fail in any way, and each means the same
             self._failures.inc()
-            self._works, self._why = False, _said(exc)
-            # The first ones: they tell of what was done before anybody knew, later ones mostly of refusals.
-            if len(self._owed) < MAX_OWED:
-                self._owed.append(entry)
+            self._works, self._broken, self._why = False, True, _said(exc)
+            self._owe(owed)
             logger.error(
                 "audit entry not stored",
                 extra={"error": self._why, "action": entry.action, "outcome": entry.metadata["outcome"]},
             )
             return False
         return True
+
+    def _owe(self, owed: "_Owed") -> None:
+        """Keep it, up to a bound: what was done before what was refused, which any stranger can have many of."""
+        if len(self._owed) >= MAX_OWED:
+            self._lost.inc()
+            refused = (
+                next((each for each in self._owed if not each.admitted), None) if owed.admitted else None
+            )
+            if refused is None:
+                return
+            self._owed.remove(refused)
+        self._owed.append(owed)
 
     async def _store(self, entry: Entry) -> None:
         async with asyncio.timeout(self._timeout):
@@ -181,15 +215,21 @@ class Auditing:
                 async with asyncio.timeout(self._timeout):
                     await self._trail.ping()
                     while self._owed:
-                        await self._store(self._owed[0])
-                        self._owed.popleft()
+                        first = self._owed[0]
+                        await self._store(first.entry)
+                        if (
+                            self._owed and self._owed[0] is first
+                        ):  # another may have taken its place meanwhile
+                            self._owed.popleft()
             except asyncio.CancelledError:
                 self._next_try = 0.0  # that says nothing about the trail
                 raise
             except Exception as exc:
-                self._why = _said(exc)
+                # From now on: whoever waited behind this try is not to wait for one of his own.
+                self._next_try = time.monotonic() + RETRY_S
+                self._broken, self._why = True, _said(exc)
                 raise
-            self._works, self._next_try = True, 0.0
+            self._works, self._broken, self._next_try = True, False, 0.0
 
     async def _working(self) -> None:
         """For readiness, which so also stores what is owed where no request comes."""
@@ -201,8 +241,8 @@ def _said(exc: Exception) -> str:
     return str(exc) if isinstance(exc, NotReady) else f"{type(exc).__name__}: {exc}"
 
 
-def _wanted(attempt: Attempt, status: int) -> bool:
-    if status == _LIMITED and not attempt.admitted:
+def _wanted(attempt: Attempt, status: int, code: str | None) -> bool:
+    if not attempt.admitted and (status == _LIMITED or code == _UNCOUNTED):
         return False  # of the guard's limits: who sends too much must not fill the record as well
     return attempt.rule.audit == "all" or status >= _FIRST_ERROR
 

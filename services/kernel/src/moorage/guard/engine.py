@@ -319,6 +319,7 @@ class Guard:
                 reason=self._error or "",
             )
         headers = facts.headers
+        facts.edge = facts.attempt = None  # asked again, it may meet another rule
         target = parse_target(facts.target)
         rule, params = policy.matcher.match(facts.method, _host(headers), target.path)
         facts.edge = rule.edge

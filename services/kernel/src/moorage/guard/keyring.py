@@ -40,7 +40,7 @@ _FIRST_PAUSE_S: Final = 2.0
 _SPREAD: Final = 0.1
 """Part of them by which each pause is shorter or longer, so that processes that began together do not stay together."""
 
-_EXPECTED: Final = (FetchError, KeySetError, aiohttp.ClientError, OSError, TimeoutError)
+_EXPECTED: Final = (FetchError, KeySetError, aiohttp.ClientError, OSError, TimeoutError, ValueError)
 
 
 class Enforcer(Protocol):
@@ -214,7 +214,7 @@ class Keyring:
     async def _fly(self, source: KeySource, place: _Place) -> None:
         try:
             keys = read_keys(await self._get(source.address), source.algorithms)
-            self._take(source, keys)
+            self._take(source, place, keys)
         except _EXPECTED as exc:
             self._failed(source, place, str(exc) or type(exc).__name__)
         except Exception as exc:
@@ -226,10 +226,13 @@ class Keyring:
             place.flight = None
             self._wake.set()
 
-    def _take(self, source: KeySource, keys: KeySet) -> None:
+    def _take(self, source: KeySource, place: _Place, keys: KeySet) -> None:
         policy = self._guard.policy
-        # Meanwhile another policy or overlay may have come, which trusts the source no longer.
-        if policy is None or source not in policy.sources or policy.fetched.get(source) == keys:
+        # Meanwhile another policy or overlay may have come, which trusts the source no longer, or does so again: then
+        # there is a later fetch, of what its issuer says by now.
+        if policy is None or source not in policy.sources or self._places.get(source) is not place:
+            return
+        if policy.fetched.get(source) == keys:
             return
         self._guard.keys({**policy.fetched, source: keys})
         logger.info(

@@ -11,6 +11,7 @@ from aiohttp import web
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
 
 from moorage.http import streams
+from moorage.http.faults import check_fields
 from moorage.http.request import Context
 from moorage.http.streams import ServerSent, Stream
 from moorage.module import DeclarationError, Handler
@@ -46,10 +47,13 @@ class Answer:
     streams: bool = False
 
     async def __call__(self, context: Context, result: Any) -> web.StreamResponse:
-        """The answer for *result*; what the handler changed is flushed first."""
+        """The answer for *result*; what the handler changed is flushed first. Raises `ValueError` for fields that
+        cannot be sent, as long as there can be another answer.
+        """
         for prepare in context.before_answer:
             await prepare()
         if isinstance(result, web.StreamResponse):
+            check_fields(result.headers)
             return result
         return await self.make(context, result)
 
@@ -117,6 +121,7 @@ def _json(adapter: TypeAdapter[Any], status: int) -> Answer:
 def _content(status: int) -> Answer:
     async def make(context: Context, result: Content) -> web.StreamResponse:
         headers = {"Content-Type": result.media_type, **result.headers}
+        check_fields(headers)
         return web.Response(status=status, body=result.body, headers=headers)
 
     return Answer(status, ANY, make)
@@ -126,6 +131,7 @@ def _bytes(status: int, media: str) -> Answer:
     async def make(context: Context, result: Any) -> web.StreamResponse:
         stream = result if isinstance(result, Stream) else Stream(result)
         headers = {"Content-Type": stream.media_type, **stream.headers}
+        check_fields(headers)
         return await streams.send(context, web.StreamResponse(status=status, headers=headers), stream.pieces)
 
     return Answer(status, media, make, streams=True)

@@ -1,6 +1,7 @@
 """The deadline of a request: it holds, whatever the handler does with cancellation."""
 
 import asyncio
+import contextvars
 from types import TracebackType
 from typing import Final, Self
 
@@ -17,20 +18,34 @@ class Timers:
     """
 
     def __init__(self) -> None:
-        self._due: dict[int, set[Deadline]] = {}
+        self._due: dict[int, tuple[set[Deadline], asyncio.TimerHandle]] = {}
 
-    def add(self, deadline: "Deadline") -> "set[Deadline]":
-        """Where *deadline* waits to expire, up to a tick late; who leaves in time takes himself out."""
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def add(self, deadline: "Deadline") -> int:
+        """Let *deadline* expire at its time, up to a tick late; gives what `take` is told if it ends before."""
         tick = int(deadline.at / _TICK_S) + 1
-        due = self._due.get(tick)
-        if due is None:
-            due = self._due[tick] = set()
-            asyncio.get_running_loop().call_at(tick * _TICK_S, self._expire, tick)
-        due.add(deadline)
-        return due
+        known = self._due.get(tick)
+        if known is None:
+            # In no request's context: it is not the timer of the one that happened to be first.
+            timer = asyncio.get_running_loop().call_at(
+                tick * _TICK_S, self._expire, tick, context=contextvars.Context()
+            )
+            known = self._due[tick] = set(), timer
+        known[0].add(deadline)
+        return tick
+
+    def take(self, deadline: "Deadline", tick: int) -> None:
+        """Let *deadline* not expire; a timer for which nobody waits ends."""
+        due, timer = self._due[tick]
+        due.discard(deadline)
+        if not due:
+            timer.cancel()
+            del self._due[tick]
 
     def _expire(self, tick: int) -> None:
-        for deadline in self._due.pop(tick):
+        for deadline in self._due.pop(tick)[0]:
             deadline.expire()
 
 
@@ -49,7 +64,7 @@ class Deadline:
     def __init__(self, at: float, timers: Timers | None = None) -> None:
         self.at = at
         self._timers = timers
-        self._due: set[Deadline] | None = None
+        self._tick: int | None = None
         self._cancelled = 0
         self._handle: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object]
@@ -60,7 +75,7 @@ class Deadline:
         self._task = task
         self._outer = task.cancelling()
         if self._timers is not None:
-            self._due = self._timers.add(self)
+            self._tick = self._timers.add(self)
         else:
             self._handle = asyncio.get_running_loop().call_at(self.at, self.expire)
         return self
@@ -87,16 +102,16 @@ class Deadline:
 
     def lift(self) -> None:
         """No longer limit anything; for answers that have begun and may take as long as they like."""
-        if self._due is not None:
-            self._due.discard(self)
-            self._due = None
+        if self._timers is not None and self._tick is not None:
+            self._timers.take(self, self._tick)
+            self._tick = None
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
 
     def expire(self) -> None:
         """The time is over: cancel the task, again and again until it has left."""
-        self._due = None
+        self._tick = None
         self._cancelled += 1
         self._task.cancel()
         self._handle = asyncio.get_running_loop().call_later(_AGAIN_S, self.expire)

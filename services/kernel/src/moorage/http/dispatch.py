@@ -76,8 +76,9 @@ class Dispatcher:
             scheme=request.scheme,
             trusted=self.trusted,
         )
-        asked = Asker(facts.request_id)
-        asker.set(asked)  # aiohttp runs each request in a task of its own, which nobody else reads this in
+        asker.set(
+            Asker(facts.request_id)
+        )  # aiohttp runs each request in a task of its own, which nobody else reads this in
         with serving(self.tracer, facts) as span:
             facts.trace = span.trace
             decision: Decision | None = None
@@ -94,7 +95,7 @@ class Dispatcher:
                     decision = await self.guard.admit(facts)
                     user = decision.user
                     if user is not None:
-                        asked.user, asked.tenant = user.id, user.tenant_id
+                        asker.set(Asker(facts.request_id, user.id, user.tenant_id))
                     if facts.attempt is not None:
                         await self.auditing.begin(facts)
                     response = await self._handle(request, decision)
@@ -126,6 +127,7 @@ class Dispatcher:
             access.write(
                 facts, rule=rule, status=response.status, seconds=took, error=error, decision=decision
             )
+            error = None  # whose traceback holds this frame, which holds it
         return response
 
     async def _recorded(

@@ -1,9 +1,15 @@
 """From exceptions of libraries to the errors that callers see."""
 
+import re
+from collections.abc import Mapping
+from typing import Final
+
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from pydantic import ValidationError
 
 from moorage.errors import AppError, BadRequest, Invalid, TooLarge
+
+_UNSENDABLE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def invalid(exc: ValidationError, where: str, name: str = "") -> AppError:
@@ -28,6 +34,13 @@ def from_http_exception(exc: web.HTTPException) -> AppError:
     if isinstance(exc, web.HTTPRequestEntityTooLarge):
         return TooLarge(0)
     return AppError(exc.reason, code=(exc.reason or "error").lower().replace(" ", "_"), status=exc.status)
+
+
+def check_fields(headers: Mapping[str, str]) -> None:
+    """Raise `ValueError` for what aiohttp will refuse to send; for who has to know before it is sent."""
+    for name, value in headers.items():
+        if _UNSENDABLE.search(name) is not None or _UNSENDABLE.search(value) is not None:
+            raise ValueError(f"the field {name!r} holds a control character")
 
 
 def check_message(request: web.BaseRequest) -> None:

@@ -316,7 +316,7 @@ async def test_connections_that_were_cut_are_replaced_and_idle_ones_closed(libra
     await titles(pool, "acme")
     admin = await asyncpg.connect(library.database.admin_dsn)
     await admin.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     await admin.close()

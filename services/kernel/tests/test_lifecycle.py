@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 
 from moorage.lifecycle import Stop
@@ -34,3 +36,10 @@ async def test_a_second_signal_ends_the_grace_period() -> None:
 async def test_no_grace_period_is_no_wait() -> None:
     stop = Stop()
     await asyncio.wait_for(stop.grace(0), 0.05)
+
+
+def test_a_started_process_leaves_what_it_holds_to_no_collector() -> None:
+    """In a process of its own: a collection here would find what other tests have left."""
+    code = "import gc; from moorage.lifecycle import settle; settle(); print(gc.get_freeze_count())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 10_000

@@ -17,7 +17,7 @@ from moorage.config.settings import Admin, Settings
 from moorage.config.settings import Server as ServerSettings
 from moorage.health import Health
 from moorage.http.server import Connection, Runner, listen
-from moorage.lifecycle import Stop
+from moorage.lifecycle import Stop, settle
 from moorage_gateway.proxy import Proxy
 
 log = structlog.get_logger("moorage.gateway")
@@ -143,6 +143,7 @@ async def until_stopped(running: AbstractAsyncContextManager[Running], drain: Dr
     """
     stop = Stop()
     async with running as server:
+        settle()
         await stop.asked.wait()
         server.health.draining = True
         await stop.grace(drain.grace_s)

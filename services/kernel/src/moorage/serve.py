@@ -4,7 +4,7 @@ deadline.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -24,7 +24,7 @@ from moorage.http.admin import create_admin
 from moorage.http.app import API, ASSEMBLY, DISPATCHER, GUARD, create_app
 from moorage.http.server import Runner, listen
 from moorage.importing import import_module
-from moorage.lifecycle import Stop, within
+from moorage.lifecycle import Stop, settle, within
 from moorage.module import DeclarationError, Module
 
 log = structlog.get_logger("moorage.serve")
@@ -105,10 +105,10 @@ async def running(
         await within(_ADMIN_S, admin_runner.cleanup(), "close the admin port")
 
 
-async def serve(module: Module, live: Live) -> None:
-    """Serve until SIGTERM or SIGINT; a second signal ends the grace period."""
+async def serve(module: Module, live: Live, *, begun: Callable[[], object] = lambda: None) -> None:
+    """Serve until SIGTERM or SIGINT; a second signal ends the grace period. *begun* is called once it serves."""
     stop = Stop(live.now.settings.server.shutdown_timeout)
-    starting = asyncio.create_task(_until(module, live, stop))
+    starting = asyncio.create_task(_until(module, live, stop, begun))
     stopping = asyncio.create_task(stop.asked.wait())
     try:
         # A signal while it still waits for the database must end it, too.
@@ -119,7 +119,7 @@ async def serve(module: Module, live: Live) -> None:
     log.info("stopped")
 
 
-async def _until(module: Module, live: Live, stop: Stop) -> None:
+async def _until(module: Module, live: Live, stop: Stop, begun: Callable[[], object]) -> None:
     entering = asyncio.current_task()
     assert entering is not None
     started = False
@@ -133,6 +133,7 @@ async def _until(module: Module, live: Live, stop: Stop) -> None:
     try:
         async with running(module, live) as server:
             started = True
+            begun()
             await stop.asked.wait()
             server.health.draining = True
             server.assembly.countdown.begin()
@@ -181,4 +182,4 @@ def run(target: str, overrides: Sequence[str] = ()) -> None:
     warn_of_open_files(settings.moorage.secrets_dir)
     for name, meant in lookalikes(type(settings), os.environ).items():
         log.warning("a variable that sets nothing", variable=name, meant=meant)
-    uvloop.run(serve(module, live))
+    uvloop.run(serve(module, live, begun=settle))

@@ -138,7 +138,8 @@ class Lines(logging.StreamHandler[TextIO]):
                 if waiting:
                     self.stream.write("".join([self._made(make, facts) for make, facts in waiting]))
                 super().flush()
-                self.torn = False if waiting else self.torn
+                if waiting:
+                    self.torn = False
             except Exception:  # noqa: BLE001 - as `emit` has it: who logs must not fail for it
                 self.handleError(logging.makeLogRecord({"msg": f"{len(waiting)} lines"}))
 

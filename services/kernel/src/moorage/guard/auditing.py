@@ -70,16 +70,15 @@ class Auditing:
         self._failures = metrics.counter(
             "audit_failed", "Entries that could not be stored when they were due."
         ).labels()
-        self._broken = False
+        self._works: bool | None = None  # nobody knows before the first try
         self._lost = metrics.counter("audit_lost", "Entries that will never be stored.").labels()
         metrics.gauge_function(
             "audit_broken",
             "1 while the audit record is known not to work, else 0.",
-            lambda: float(self._broken),
+            lambda: float(self._works is False),
         )
         self._storing: set[asyncio.Task[bool]] = set()
         self._owed: deque[_Owed] = deque()
-        self._works = False  # nobody knows before the first try
         self._why = ""
         self._next_try = 0.0
         self._trying = asyncio.Lock()
@@ -176,7 +175,7 @@ class Auditing:
             await self._store(entry)
         except Exception as exc:  # noqa: BLE001 - a trail may fail in any way, and each means the same
             self._failures.inc()
-            self._works, self._broken, self._why = False, True, _said(exc)
+            self._works, self._why = False, _said(exc)
             self._owe(owed)
             logger.error(
                 "audit entry not stored",
@@ -227,9 +226,9 @@ class Auditing:
             except Exception as exc:
                 # From now on: whoever waited behind this try is not to wait for one of his own.
                 self._next_try = time.monotonic() + RETRY_S
-                self._broken, self._why = True, _said(exc)
+                self._works, self._why = False, _said(exc)
                 raise
-            self._works, self._broken, self._next_try = True, False, 0.0
+            self._works, self._next_try = True, 0.0
 
     async def _working(self) -> None:
         """For readiness, which so also stores what is owed where no request comes."""

@@ -72,6 +72,42 @@ def test_guards_in_process_and_in_sidecars_count_in_the_installations_redis(make
     assert env(app)["REDIS_URL"] == env(sidecar)["REDIS_URL"] == "redis://redis.infra:6379/0"
 
 
+def test_the_guard_in_a_sidecar_has_its_own_settings_from_the_module(make: Any) -> None:
+    said = {
+        "LIMITS_ADDRESS": "6000",
+        "GUARD_AUDIT_TIMEOUT": "1s",
+        "LIMITS_OF_GROWTH": "1972",
+        "REDIS_URL": "no",
+    }
+    make.settings = parse_settings("redis: {url: 'redis://redis.infra:6379/0'}")
+    module = make.module(app=None, env=[{"name": name, "value": value} for name, value in said.items()])
+    found = pod(make.plan(module))
+    sidecar, app = env(found["initContainers"][0]), env(found["containers"][0])
+    assert sidecar["LIMITS_ADDRESS"] == app["LIMITS_ADDRESS"] == "6000"
+    assert sidecar["GUARD_AUDIT_TIMEOUT"] == "1s"
+    assert "LIMITS_OF_GROWTH" not in sidecar, "no setting of the guard's, so the app's own"
+    assert app["LIMITS_OF_GROWTH"] == "1972"
+    assert sidecar["REDIS_URL"] == "redis://redis.infra:6379/0"
+
+
+def test_spans_of_the_guard_go_where_those_of_the_app_go(make: Any) -> None:
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" not in env(
+        pod(make.plan(make.module(app=None)))["initContainers"][0]
+    )
+    make.settings = parse_settings("otlp: {endpoint: 'http://collector.infra:4318'}")
+    found = pod(make.plan(make.module(app=None)))
+    for container in (*found["initContainers"], *found["containers"]):
+        assert env(container)["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector.infra:4318"
+    assert "OTEL_SERVICE_NAME" not in env(found["initContainers"][0]), "that is the app's"
+
+
+def test_the_installation_says_what_happens_while_redis_is_away(make: Any) -> None:
+    assert limits(make.plan(), "list").outage is None
+    make.settings = parse_settings("defaults: {rateLimit: {perIp: 9/minute, outage: refuse}}")
+    assert limits(make.plan(), "list").outage == "refuse"
+    assert limits(make.plan(routes=[make.route(rateLimit={"outage": "local"})]), "list").outage is None
+
+
 def test_a_secret_for_the_guard_is_one_key_in_the_sidecar_and_nothing_in_the_app(make: Any) -> None:
     refs = [{"name": "mine"}, {"name": "counts", "guard": True}]
     found = pod(make.plan(make.module(app=None, secretRefs=refs)))

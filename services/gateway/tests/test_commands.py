@@ -161,9 +161,7 @@ async def test_large_bodies_pass_both_ways_in_flat_memory_and_idle_is_small(net,
 
     client = await net.client()
     # Without what measures the tests, which holds another 5 MiB.
-    async with sidecar(
-        open_policy, await net.serve(app), measured={}, ENVIRONMENT="development"
-    ) as process:
+    async with sidecar(open_policy, await net.serve(app), measured={}, ENVIRONMENT="development") as process:
         at, _ = await asyncio.wait_for(process.ports, 20)
         memory = psutil.Process(process.process.pid).memory_full_info
         idle = memory().uss

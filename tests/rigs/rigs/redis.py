@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -21,16 +21,21 @@ _PATIENCE: Final = 10.0
 class RedisServer:
     """One server. Port, socket and password stay the same when it is started again; its data do not."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, also: Sequence[str] = ()) -> None:
         self.port = _free_port()
         self.password = secrets.token_hex(8)
         self._folder = folder
+        self._addresses = ("127.0.0.1", *also)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """For clients, by TCP."""
-        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
+        return self.url_at("127.0.0.1")
+
+    def url_at(self, address: str) -> str:
+        """For clients, by TCP, at one of its addresses."""
+        return f"redis://:{self.password}@{address}:{self.port}/0"
 
     @property
     def socket_url(self) -> str:
@@ -45,7 +50,6 @@ class RedisServer:
         """
         log = self._folder / "redis.log"
         options = {
-            "bind": "127.0.0.1",
             "port": str(self.port),
             "unixsocket": str(self._folder / "redis.sock"),
             "requirepass": self.password,
@@ -57,6 +61,7 @@ class RedisServer:
         }
         # By standard input: a password among the arguments is everybody's to read.
         text = "".join(f'{name} "{value}"\n' for name, value in options.items())
+        text += f"bind {' '.join(self._addresses)}\n"
         self._process = subprocess.Popen(
             ["redis-server", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -117,8 +122,11 @@ class RedisServer:
 
 
 @contextmanager
-def running() -> Iterator[RedisServer]:
+def running(also: Sequence[str] = ()) -> Iterator[RedisServer]:
     """A server for the length of the block.
+
+    Args:
+        also: further addresses of this machine to answer on; pods reach the host by the bridge's.
 
     Raises:
         RigUnavailable: there is no `redis-server`, and it cannot be installed here.
@@ -126,7 +134,7 @@ def running() -> Iterator[RedisServer]:
     packages.ensure("redis-server")
     # Short: the path of a Unix socket has 107 bytes at most.
     folder = Path(tempfile.mkdtemp(prefix="rig-redis-", dir="/tmp"))
-    server = RedisServer(folder)
+    server = RedisServer(folder, also)
     try:
         server.start()
         yield server

@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 
 from moorage.guard.policy import KeyAddress
 from moorage_crds.v1alpha1.base import CpuQuantity, Duration, Namespace, Quantity, Rate
-from moorage_crds.v1alpha1.route import RateLimit
+from moorage_crds.v1alpha1.route import Outage, RateLimit
 
 ANY_NAMESPACE: Final = "*"
 """The key of `allow` that holds for every namespace without an entry of its own."""
@@ -184,10 +184,14 @@ class RateLimitDefaults(_Group):
     per_ip: Rate | None = Field(
         default=None, description="For each client address, IPv6 by /64. `None`: no bound."
     )
+    outage: Outage = Field(
+        default="local",
+        description="While Redis is away: each process counts by itself, or (`refuse`) every limited rule is shut.",
+    )
 
     def as_rate_limit(self) -> RateLimit:
         """In the form that Routes have it."""
-        return RateLimit(per_user=self.per_user, per_ip=self.per_ip)
+        return RateLimit(per_user=self.per_user, per_ip=self.per_ip, outage=self.outage)
 
 
 class Defaults(_Group):

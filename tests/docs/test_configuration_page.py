@@ -13,7 +13,7 @@ from moorage import logs
 from moorage.config import ConfigError, load
 from moorage.http.admin import create_admin
 from moorage.metrics import UNMATCHED, Metrics
-from moorage.redaction import SECRET_NAMES
+from moorage.redaction import HIDDEN, SECRET_NAMES
 from moorage_crds import manifests
 
 
@@ -108,7 +108,7 @@ def test_names_that_are_hidden_in_logs_are_on_the_page(configuration) -> None:
     said = spans(configuration.section("Logs").partition("if its name contains")[2].partition(" or ")[0])
     assert said == list(SECRET_NAMES)
     for name in SECRET_NAMES:
-        assert logs.redact(None, "", {f"the_{name}": "x"}) == {f"the_{name}": logs.HIDDEN}
+        assert logs.redact(None, "", {f"the_{name}": "x"}) == {f"the_{name}": HIDDEN}
 
 
 def test_a_log_line_has_the_fields_of_the_page(configuration, tmp_path: Path, capsys) -> None:

@@ -22,6 +22,7 @@ from moorage.config.layers import fields
 from moorage.config.live import Live
 from moorage.config.values import reloads
 from moorage.errorbus import Report
+from moorage.logs import rendering, repeats
 
 
 def written(page: Any, name: str, folder: Path) -> Path:
@@ -117,9 +118,9 @@ def test_the_bounds_of_logs_are_those_of_the_page(page) -> None:
         redaction._MAX_VALUES,
         redaction._MAX_CHARACTERS,
         redaction._MAX_DEPTH,
-        logs._MAX_FRAMES,
+        rendering._MAX_FRAMES,
         Settings().logging.repeats,
-        f"{logs.REPEAT_WINDOW:g}",
+        f"{repeats.REPEAT_WINDOW:g}",
     ):
         assert re.search(rf"\b{bound}\b", text), bound
 

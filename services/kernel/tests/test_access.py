@@ -12,12 +12,13 @@ import pytest
 import structlog
 from multidict import CIMultiDict
 
-from moorage import access, logs, who
+from moorage import access, who
 from moorage.errors import AppError, Unavailable
 from moorage.guard.decision import RequestFacts, receive
+from moorage.logs.lines import Lines, _forget, undisturbed
 from moorage.trace import enter, leave
 
-Lines = Callable[[], list[dict[str, Any]]]
+LogLines = Callable[[], list[dict[str, Any]]]
 _EVIL = '/a"b\\\n\x1b[2J\x00\udcff\u2028Bearer abcdefghijkl?token=hunter2'
 
 
@@ -25,11 +26,19 @@ def _facts(target: str = "/things/7?token=hunter2") -> RequestFacts:
     return receive("GET", target, CIMultiDict({"X-Request-ID": "r-1"}), peer="192.0.2.7")
 
 
-def _written(facts: RequestFacts, status: int, error: AppError | None, module: str | None) -> None:
+def _written(
+    facts: RequestFacts,
+    status: int,
+    error: AppError | None,
+    module: str | None,
+    template: str = "/things/{id}",
+) -> None:
     token = enter(facts.trace)
     asker = who.asker.set(who.Asker("r-1"))
     try:
-        access.write(facts, rule="read", status=status, seconds=0.012345, error=error, module=module)
+        access.write(
+            facts, rule="read", template=template, status=status, seconds=0.012345, error=error, module=module
+        )
     finally:
         who.asker.reset(asker)
         leave(token)
@@ -48,7 +57,7 @@ class _Listening(logging.Handler):
 def _alone() -> Iterator[logging.Handler]:
     """Nobody else listens, as outside of tests: pytest does, in each phase of each."""
     before = logging.root.handlers[:]
-    logging.root.handlers[:] = [handler for handler in before if isinstance(handler, logs.Lines)]
+    logging.root.handlers[:] = [handler for handler in before if isinstance(handler, Lines)]
     yield logging.root.handlers[0]
     logging.root.handlers[:] = before
 
@@ -59,7 +68,7 @@ def _alone() -> Iterator[logging.Handler]:
 )
 @pytest.mark.parametrize("module", [None, "default/blog"])
 def test_both_ways_say_the_same(
-    log_lines: Lines, target: str, status: int, error: AppError | None, module: str | None
+    log_lines: LogLines, target: str, status: int, error: AppError | None, module: str | None
 ) -> None:
     facts = _facts(target)
     with _alone():
@@ -79,7 +88,7 @@ def test_both_ways_say_the_same(
 
 
 @pytest.mark.parametrize(("level", "number"), [(logging.INFO, 2), (logging.WARNING, 1), (logging.ERROR, 0)])
-def test_the_level_decides(log_lines: Lines, level: int, number: int) -> None:
+def test_the_level_decides(log_lines: LogLines, level: int, number: int) -> None:
     before = logging.root.level
     logging.root.setLevel(level)
     with _alone():
@@ -90,7 +99,7 @@ def test_the_level_decides(log_lines: Lines, level: int, number: int) -> None:
 
 
 def test_what_cannot_be_written_breaks_nothing(
-    log_lines: Lines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    log_lines: LogLines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Full:
         def write(self, text: str) -> int:
@@ -102,7 +111,18 @@ def test_what_cannot_be_written_breaks_nothing(
     assert "No space left" in capsys.readouterr().err
 
 
-def test_what_a_request_starts_is_logged_as_its_own(log_lines: Lines) -> None:
+@pytest.mark.parametrize("listening", [False, True])
+def test_a_secret_in_the_path_is_not_shown(log_lines: LogLines, listening: bool) -> None:
+    with _alone() as handler:
+        if listening:
+            logging.root.addHandler(_Listening())
+        _written(_facts("/reset/hunter2"), 200, None, None, "/reset/{reset_token}")
+        _written(_facts("/reset/7"), 200, None, None, "/reset/{id}")
+        handler.flush()
+        assert [line["path"] for line in log_lines()] == ["/reset/{reset_token}", "/reset/7"]
+
+
+def test_what_a_request_starts_is_logged_as_its_own(log_lines: LogLines) -> None:
     token = who.asker.set(who.Asker("r-1", user="u-1", tenant="acme"))
     logging.getLogger("x").warning("within")
     who.asker.reset(token)
@@ -112,7 +132,7 @@ def test_what_a_request_starts_is_logged_as_its_own(log_lines: Lines) -> None:
     assert not {"request_id", "user_id", "tenant_id"} & outside.keys()
 
 
-async def test_lines_are_written_soon_and_before_any_other(log_lines: Lines) -> None:
+async def test_lines_are_written_soon_and_before_any_other(log_lines: LogLines) -> None:
     with _alone():
         for number in range(3):
             _written(_facts(f"/{number}"), 200, None, None)
@@ -125,7 +145,7 @@ async def test_lines_are_written_soon_and_before_any_other(log_lines: Lines) -> 
     assert [line.get("path", line["message"]) for line in log_lines()] == ["/0", "/1", "/2", "another", "/3"]
 
 
-async def test_no_more_than_some_lines_wait(log_lines: Lines) -> None:
+async def test_no_more_than_some_lines_wait(log_lines: LogLines) -> None:
     with _alone():
         for number in range(200):
             _written(_facts(f"/{number}"), 200, None, None)
@@ -135,7 +155,7 @@ async def test_no_more_than_some_lines_wait(log_lines: Lines) -> None:
 
 
 async def test_a_line_that_cannot_be_made_takes_no_others_along(
-    log_lines: Lines, capsys: pytest.CaptureFixture[str]
+    log_lines: LogLines, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Odd:
         def __str__(self) -> str:
@@ -145,7 +165,7 @@ async def test_a_line_that_cannot_be_made_takes_no_others_along(
         raise RuntimeError("no line")
 
     with _alone() as handler:
-        assert isinstance(handler, logs.Lines)
+        assert isinstance(handler, Lines)
         _written(_facts("/0"), 200, None, None)
         handler.later(fail)
         _written(_facts("/1"), 409, AppError(reason=ValueError("odd")), None)  # type: ignore[arg-type]  # as users do
@@ -154,23 +174,23 @@ async def test_a_line_that_cannot_be_made_takes_no_others_along(
     assert "no line" in capsys.readouterr().err
 
 
-async def test_what_the_code_has_bound_is_in_the_line(log_lines: Lines) -> None:
+async def test_what_the_code_has_bound_is_in_the_line(log_lines: LogLines) -> None:
     with _alone(), structlog.contextvars.bound_contextvars(order_id="o-1"):
         _written(_facts(), 200, None, None)
     assert log_lines()[0]["order_id"] == "o-1"
 
 
-async def test_a_forked_process_leaves_what_waits_to_its_parent(log_lines: Lines) -> None:
+async def test_a_forked_process_leaves_what_waits_to_its_parent(log_lines: LogLines) -> None:
     with _alone() as handler:
-        assert isinstance(handler, logs.Lines)
+        assert isinstance(handler, Lines)
         _written(_facts(), 200, None, None)
-        logs._forget()  # what a fork runs in the child
+        _forget()  # what a fork runs in the child
         handler.flush()
     assert log_lines() == []
 
 
 def test_an_audit_line_comes_behind_what_waits_and_ends_a_torn_line(
-    log_lines: Lines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    log_lines: LogLines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Full:
         def write(self, text: str) -> int:
@@ -179,8 +199,8 @@ def test_an_audit_line_comes_behind_what_waits_and_ends_a_torn_line(
     with _alone() as handler, monkeypatch.context() as patch:
         patch.setattr(handler, "stream", Full())
         logging.getLogger("x").warning("torn")
-        with logs.undisturbed() as torn:
+        with undisturbed() as torn:
             assert torn
-        with logs.undisturbed() as torn:
+        with undisturbed() as torn:
             assert not torn
     assert "No space left" in capsys.readouterr().err

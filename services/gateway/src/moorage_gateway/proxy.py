@@ -216,6 +216,7 @@ class Proxy:
         access.write(
             facts,
             rule=exchange.rule,
+            template=exchange.template,
             status=status,
             seconds=took,
             error=error,

@@ -14,10 +14,11 @@ from typing import Final
 import structlog
 from structlog.contextvars import get_contextvars
 
-from moorage import logs, redaction
+from moorage import redaction
 from moorage.errors import AppError
 from moorage.guard.decision import Decision, RequestFacts
 from moorage.guard.identity import User
+from moorage.logs.lines import lines_of
 
 NAME: Final = "moorage.access"
 _LONGEST_PATH: Final = 512
@@ -31,6 +32,7 @@ def write(
     facts: RequestFacts,
     *,
     rule: str | None,
+    template: str | None,
     status: int,
     seconds: float,
     error: AppError | None = None,
@@ -41,14 +43,15 @@ def write(
 
     Args:
         rule: name of the rule that it met.
+        template: path of that rule.
         status: of the answer.
         seconds: that it took.
         module: ``namespace/module`` to which a proxy gave it; ``None`` where this is a module's own process.
     """
     level = logging.WARNING if status >= 500 else logging.INFO
-    path = facts.target.partition("?")[0][:_LONGEST_PATH]  # a query may hold what is nobody's business
+    path = redaction.request_path(facts.target, template)[:_LONGEST_PATH]
     more = _optional(module, decision.user if decision is not None else None, error)
-    output = logs.lines(_logger)
+    output = lines_of(_logger)
     if output is None or get_contextvars():  # what the code has bound is in every line
         _plain.log(
             level,

@@ -12,6 +12,7 @@ import pathlib
 import re
 import uuid
 from collections.abc import Collection, Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any, Final
 
 from pydantic import BaseModel, SecretBytes, SecretStr
@@ -47,6 +48,8 @@ _MAX_DEPTH: Final = 6
 _MAX_VALUES: Final = 500
 _MAX_CHARACTERS: Final = 32768
 _MAX_JUDGED: Final = 4096
+_CAPTURE: Final = re.compile(r"\{(\w+)\}")
+"""A capture of a rule's path, whose grammar is the matcher's."""
 
 _judged: dict[str, bool] = {}
 _PLAIN: Final = frozenset({int, float, bool, type(None)})
@@ -99,6 +102,20 @@ def text(value: str, longest: int = _MAX_TEXT) -> str:
         if mark in value:
             value = pattern.sub(instead, value)
     return value
+
+
+def request_path(target: str, template: str | None) -> str:
+    """The path of the request target *target*, as it may be kept: without its query, which may hold what is nobody's
+    business; and as *template*, the rule's path, where that captures a secret, such as `/reset/{token}`.
+    """
+    if template is not None and _captures_secret(template):
+        return template
+    return target.partition("?")[0]
+
+
+@lru_cache(maxsize=1024)
+def _captures_secret(template: str) -> bool:
+    return any(is_secret(name) for name in _CAPTURE.findall(template))
 
 
 def mask(event: MutableMapping[str, Any]) -> None:

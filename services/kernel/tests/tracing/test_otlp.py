@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict
 
 from moorage import errors
 from moorage import trace as traces
 from moorage.config import ConfigError, load
-from moorage.metrics import Metrics
+from moorage.guard.decision import receive
+from moorage.metrics import UNMATCHED, Metrics
 from moorage.tracing import NullTracer, Tracer, Unrecorded, current_trace, inject
 from moorage.tracing.choosing import Tracing, endpoint
+from moorage.tracing.http import served, serving
 from rigs import otlp
 from rigs.waiting import until
 
@@ -426,3 +429,13 @@ def test_nothing_of_opentelemetry_is_imported_where_nothing_is_exported() -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
     assert done.stdout == "[]\n"
+
+
+async def test_a_secret_in_the_path_is_not_in_the_span(collector: otlp.Collector, tmp_path: Path) -> None:
+    facts = receive("GET", "/reset/hunter2?a=b", CIMultiDict(), peer="192.0.2.7")
+    async with tracing(tmp_path, collector.url) as tracer:
+        for template in ("/reset/{reset_token}", "/reset/{id}", UNMATCHED):
+            with serving(tracer, facts) as span:
+                served(span, facts, template, 200, None)
+    paths = [span.attributes["url.path"] for span in collector.spans]
+    assert paths == ["/reset/{reset_token}", "/reset/hunter2", "/reset/hunter2"]

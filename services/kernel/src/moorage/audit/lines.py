@@ -7,8 +7,8 @@ import select
 from collections.abc import Callable
 from typing import Any, Final
 
-from moorage import logs
 from moorage.audit.entry import Entry
+from moorage.logs.lines import undisturbed
 
 LOGGER: Final = "moorage.audit"
 """What such a line says under ``logger``."""
@@ -59,7 +59,7 @@ class LinesTrail:
     async def record(self, entry: Entry) -> None:
         """Write the line, while no other thread writes one of the log; raises `OSError`."""
         line = self._render(entry)
-        with logs.undisturbed() as torn:
+        with undisturbed() as torn:
             self._writer.write(self._descriptor, line, torn=torn)
 
     async def ping(self) -> None:

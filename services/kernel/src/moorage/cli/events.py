@@ -13,7 +13,7 @@ import click
 from moorage.config import ConfigError, load
 from moorage.database.engine import TROUBLE
 from moorage.events.postgres_link import Link
-from moorage.logs import on_one_line
+from moorage.logs.rendering import on_one_line
 
 T = TypeVar("T")
 

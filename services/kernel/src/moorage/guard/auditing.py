@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from moorage import logs, redaction
+from moorage import redaction
 from moorage.audit.entry import Entry
 from moorage.audit.trail import Trail
 from moorage.errors import AppError, Unavailable
@@ -30,6 +30,7 @@ from moorage.guard.decision import Attempt, RequestFacts
 from moorage.guard.identity import ModuleCaller, User
 from moorage.health import Health, NotReady
 from moorage.ids import uuid7
+from moorage.logs.rendering import on_one_line
 from moorage.metrics import Metrics
 
 MAX_TEXT: Final = 512
@@ -251,7 +252,7 @@ def _entry(facts: RequestFacts, attempt: Attempt, status: int, code: str | None)
     user = caller if isinstance(caller, User) else None
     metadata = {
         "method": _plain(facts.method, 32),
-        "path": _path(facts, attempt),
+        "path": _plain(redaction.request_path(facts.target, rule.path)),
         "rule": rule.name,
         "status": str(status),
         "outcome": _outcome(status),
@@ -289,16 +290,9 @@ def _resource_id(attempt: Attempt) -> str:
     return redaction.HIDDEN if redaction.is_secret(name) else _plain(value)
 
 
-def _path(facts: RequestFacts, attempt: Attempt) -> str:
-    """Without its query; of a rule whose path captures a secret the rule's own, with the capture's name."""
-    if any(redaction.is_secret(name) for name in attempt.params):
-        return attempt.rule.path
-    return _plain(facts.target.partition("?")[0])
-
-
 def _plain(text: str, most: int = MAX_TEXT) -> str:
     """*text* as it may be kept for ever: bounded, on one line, without what looks like a token."""
     whole = (
         text[:most].encode("utf-8", "replace").decode()
     )  # aiohttp keeps bytes that are not UTF-8 as surrogates
-    return logs.on_one_line(redaction.text(whole, most))[:most]
+    return on_one_line(redaction.text(whole, most))[:most]

@@ -125,7 +125,13 @@ class Dispatcher:
             served(span, facts, route, response.status, code)
             self.metrics.answered(request.method, route, response.status, took, code, span.trace)
             access.write(
-                facts, rule=rule, status=response.status, seconds=took, error=error, decision=decision
+                facts,
+                rule=rule,
+                template=route,
+                status=response.status,
+                seconds=took,
+                error=error,
+                decision=decision,
             )
             error = None  # whose traceback holds this frame, which holds it
         return response
@@ -273,9 +279,8 @@ def _finish(response: web.StreamResponse, facts: RequestFacts, decision: Decisio
         return
     if decision is not None:
         response.headers.update(decision.limit_fields)  # in place of what a handler said
-    if len(response.headers) == (
-        "Content-Type" in response.headers
-    ):  # the usual answer, which says nothing else
+    says_nothing_else = len(response.headers) == ("Content-Type" in response.headers)
+    if says_nothing_else:  # as most do: there is nothing to look for
         response.headers.extend(SECURITY_HEADERS)
     else:
         for name, value in SECURITY_HEADERS.items():

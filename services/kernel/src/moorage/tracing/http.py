@@ -1,7 +1,8 @@
 """The spans of an HTTP request, at the server and at a proxy; names and attributes as OpenTelemetry's stable
 conventions have them (https://opentelemetry.io/docs/specs/semconv/http/http-spans/).
 
-What a client sends is not in them but for what the conventions require: no query, no headers, no body.
+What a client sends is not in them but for what the conventions require: no query, no headers, no body, and
+no path that holds a secret.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Final
 
 from moorage.guard.decision import RequestFacts
 from moorage.metrics import UNMATCHED
+from moorage.redaction import request_path
 from moorage.tracing import Span, Tracer, Value
 
 _METHODS: Final = frozenset(
@@ -39,7 +41,7 @@ def served(span: Span, facts: RequestFacts, route: str, status: int, error: str 
         return
     known = facts.method in _METHODS
     span.set("http.request.method", facts.method if known else "_OTHER")
-    span.set("url.path", facts.target.partition("?")[0][:_LONGEST_PATH])
+    span.set("url.path", request_path(facts.target, route)[:_LONGEST_PATH])
     span.set("url.scheme", facts.client.scheme)
     span.set("http.response.status_code", status)
     span.set("client.address", facts.client.address)

@@ -9,7 +9,7 @@ import pytest
 
 from moorage import Module
 from moorage.errors import Timeout
-from moorage.http.deadline import Deadline, Timers
+from moorage.http.deadline import Deadline, Deadlines
 from moorage.scope import current
 from moorage.testing import ModuleHarness
 
@@ -64,7 +64,7 @@ async def test_the_caller_can_shorten_it_and_not_more(serve: Serve) -> None:
 
 async def test_a_cancellation_from_outside_stays_one() -> None:
     async def work() -> None:
-        with Deadline(asyncio.get_running_loop().time() + 30):
+        with Deadline(asyncio.get_running_loop().time() + 30, Deadlines(), precise=True):
             await asyncio.sleep(30)
 
     task = asyncio.create_task(work())
@@ -76,7 +76,7 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
 
 async def test_other_errors_after_the_end_are_the_timeout() -> None:
     async def work() -> None:
-        with Deadline(asyncio.get_running_loop().time() + 0.01):
+        with Deadline(asyncio.get_running_loop().time() + 0.01, Deadlines(), precise=True):
             try:
                 await asyncio.sleep(5)
             except asyncio.CancelledError:
@@ -88,19 +88,19 @@ async def test_other_errors_after_the_end_are_the_timeout() -> None:
 
 
 async def test_a_lifted_one_limits_nothing() -> None:
-    with Deadline(asyncio.get_running_loop().time() + 0.01) as deadline:
+    with Deadline(asyncio.get_running_loop().time() + 0.01, Deadlines(), precise=True) as deadline:
         deadline.lift()
         await asyncio.sleep(0.05)
     assert not deadline.expired
 
 
 async def test_those_that_share_timers_end_each_in_its_time() -> None:
-    loop, timers, ended = asyncio.get_running_loop(), Timers(), []
+    loop, others, ended = asyncio.get_running_loop(), Deadlines(), []
     began = loop.time()
 
     async def work(seconds: float, *, does: float) -> None:
         try:
-            with Deadline(began + seconds, timers):
+            with Deadline(began + seconds, others):
                 await asyncio.sleep(does)
         except Timeout:
             ended.append((seconds, loop.time() - began))
@@ -112,7 +112,7 @@ async def test_those_that_share_timers_end_each_in_its_time() -> None:
 
 async def test_one_that_shares_timers_goes_on_cancelling() -> None:
     async def work() -> None:
-        with Deadline(asyncio.get_running_loop().time() + 0.02, Timers()) as deadline:
+        with Deadline(asyncio.get_running_loop().time() + 0.02, Deadlines()) as deadline:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(30)
             assert deadline.expired
@@ -123,8 +123,30 @@ async def test_one_that_shares_timers_goes_on_cancelling() -> None:
 
 
 async def test_timers_for_which_nobody_waits_are_gone() -> None:
-    timers = Timers()
+    others = Deadlines()
     for seconds in (30, 60, 3600):
-        with Deadline(asyncio.get_running_loop().time() + seconds, timers):
-            assert len(timers) == 1
-    assert len(timers) == 0
+        with Deadline(asyncio.get_running_loop().time() + seconds, others):
+            assert len(others) == 1
+    assert len(others) == 0
+
+
+async def test_one_timer_serves_all_whoever_ends_before() -> None:
+    loop, others, ended = asyncio.get_running_loop(), Deadlines(), []
+    began, timers = loop.time(), set()
+
+    async def work(seconds: float, does: float) -> None:
+        try:
+            with Deadline(began + seconds, others):
+                timers.add(others._timer)
+                await asyncio.sleep(does)
+        except Timeout:
+            ended.append((seconds, loop.time() - began))
+
+    await work(0.2, does=0)  # for which the timer is set, and comes in vain
+    await asyncio.gather(work(0.3, does=30), *(work(0.4, does=0) for _ in range(100)), work(0.5, does=30))
+    assert len(timers) == 1
+    assert [seconds for seconds, _ in ended] == [0.3, 0.5]
+    assert all(took >= seconds for seconds, took in ended)
+    await work(0.6, does=30)
+    assert len(ended) == 3, "it is set again"
+    assert len(others) == 0

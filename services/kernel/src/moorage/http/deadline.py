@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+from functools import cached_property
 from types import TracebackType
 from typing import Final, Self
 
@@ -11,42 +12,59 @@ _AGAIN_S: Final = 0.5
 _TICK_S: Final = 0.01
 
 
-class Timers:
-    """One timer of the event loop for all deadlines of one loop that end within the same 10 ms.
+class Deadlines:
+    """What the deadlines of one event loop share: its clock, and one timer for all that may end up to 10 ms late.
 
-    Nearly all of them are lifted long before. A timer for each took longer than to decide about the request.
+    Nearly all of them are lifted long before. A timer for each took longer than to decide about the request; so this
+    one is set for the first that may end, and when it comes looks who is left.
     """
 
     def __init__(self) -> None:
-        self._due: dict[int, tuple[set[Deadline], asyncio.TimerHandle]] = {}
+        self._due: dict[int, set[Deadline]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._tick = 0
 
     def __len__(self) -> int:
-        return len(self._due)
+        return sum(map(len, self._due.values()))
+
+    @cached_property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """That of all these; asked for once, since the answer costs a call of the system."""
+        return asyncio.get_running_loop()
 
     def add(self, deadline: "Deadline") -> int:
         """Let *deadline* expire at its time, up to a tick late; gives what `take` is told if it ends before."""
         tick = int(deadline.at / _TICK_S) + 1
-        known = self._due.get(tick)
-        if known is None:
-            # In no request's context: it is not the timer of the one that happened to be first.
-            timer = asyncio.get_running_loop().call_at(
-                tick * _TICK_S, self._expire, tick, context=contextvars.Context()
-            )
-            known = self._due[tick] = set(), timer
-        known[0].add(deadline)
+        due = self._due.get(tick)
+        if due is None:
+            due = self._due[tick] = set()
+            if self._timer is None or tick < self._tick:
+                self._set(tick)
+        due.add(deadline)
         return tick
 
     def take(self, deadline: "Deadline", tick: int) -> None:
-        """Let *deadline* not expire; a timer for which nobody waits ends."""
-        due, timer = self._due[tick]
+        """Let *deadline* not expire."""
+        due = self._due[tick]
         due.discard(deadline)
         if not due:
-            timer.cancel()
-            del self._due[tick]
+            del self._due[tick]  # the timer stays: it would be another one's soon
 
-    def _expire(self, tick: int) -> None:
-        for deadline in self._due.pop(tick)[0]:
-            deadline.expire()
+    def _set(self, tick: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._tick = tick
+        # In no request's context: it is not the timer of the one that happened to be first.
+        self._timer = self.loop.call_at(tick * _TICK_S, self._expire, context=contextvars.Context())
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self.loop.time()
+        for tick in [tick for tick in self._due if tick * _TICK_S <= now]:
+            for deadline in self._due.pop(tick):
+                deadline.expire()
+        if self._due:
+            self._set(min(self._due))
 
 
 class Deadline:
@@ -58,26 +76,28 @@ class Deadline:
 
     Args:
         at: the event loop's time.
-        timers: shared with others that need no more than their precision; ``None``: a timer of its own.
+        others: what it shares with those of the same loop.
+        precise: whether it needs a timer of its own, which is not late.
     """
 
-    def __init__(self, at: float, timers: Timers | None = None) -> None:
+    def __init__(self, at: float, others: Deadlines, *, precise: bool = False) -> None:
         self.at = at
-        self._timers = timers
+        self._others = others
+        self._precise = precise
         self._tick: int | None = None
         self._cancelled = 0
         self._handle: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object]
 
     def __enter__(self) -> Self:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._others.loop)
         assert task is not None
         self._task = task
         self._outer = task.cancelling()
-        if self._timers is not None:
-            self._tick = self._timers.add(self)
+        if self._precise:
+            self._handle = self._others.loop.call_at(self.at, self.expire)
         else:
-            self._handle = asyncio.get_running_loop().call_at(self.at, self.expire)
+            self._tick = self._others.add(self)
         return self
 
     def __exit__(
@@ -102,8 +122,8 @@ class Deadline:
 
     def lift(self) -> None:
         """No longer limit anything; for answers that have begun and may take as long as they like."""
-        if self._timers is not None and self._tick is not None:
-            self._timers.take(self, self._tick)
+        if self._tick is not None:
+            self._others.take(self, self._tick)
             self._tick = None
         if self._handle is not None:
             self._handle.cancel()
@@ -114,4 +134,4 @@ class Deadline:
         self._tick = None
         self._cancelled += 1
         self._task.cancel()
-        self._handle = asyncio.get_running_loop().call_later(_AGAIN_S, self.expire)
+        self._handle = self._others.loop.call_later(_AGAIN_S, self.expire)

@@ -23,7 +23,7 @@ from moorage.guard.policy import Rule
 from moorage.http.apidocs import ApiDocument
 from moorage.http.binding import Bound
 from moorage.http.compression import compress
-from moorage.http.deadline import Deadline, Timers
+from moorage.http.deadline import Deadline, Deadlines
 from moorage.http.faults import check_message, from_http_exception
 from moorage.http.request import ClientGone, Context, Limits
 from moorage.http.server import HSTS, SECURITY_HEADERS, error_response
@@ -61,7 +61,7 @@ class Dispatcher:
 
     def __post_init__(self) -> None:
         self._active = 0
-        self._timers = Timers()
+        self._deadlines = Deadlines()
         self._limiting = _Limiting()
         self.metrics.in_flight.set_function(lambda: self._active)
 
@@ -158,9 +158,8 @@ class Dispatcher:
             raise Unavailable("This part of the service is not there yet.", code="unbound_rule")
         now = self.live.now  # one for the whole request: never half old, half new
         limits = self._limiting.of(now, request, decision.rule)
-        at = asyncio.get_running_loop().time() + limits.timeout
-        timers = self._timers if limits.timeout >= _ABOUT_S else None
-        with Deadline(at, timers) as deadline:
+        at = self._deadlines.loop.time() + limits.timeout
+        with Deadline(at, self._deadlines, precise=limits.timeout < _ABOUT_S) as deadline:
             async with AsyncExitStack() as stack:
                 context = self._context(request, decision, limits, stack, deadline, now)
                 if bound.handler.socket is not None:

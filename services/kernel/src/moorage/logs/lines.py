@@ -35,14 +35,15 @@ class Lines(logging.StreamHandler[TextIO]):
         if len(self._waiting) >= _MOST_WAITING:
             self.flush()
             return
+        # Not asked for by each line: the answer costs a call of the system.
+        if len(self._waiting) > 1 and self._loop is not None and not self._loop.is_closed():
+            return
         try:
-            loop = asyncio.get_running_loop()
+            self._loop = asyncio.get_running_loop()
         except RuntimeError:
             self.flush()
             return
-        if len(self._waiting) == 1 or loop is not self._loop:
-            self._loop = loop
-            loop.call_later(_WRITE_S, self.flush)
+        self._loop.call_later(_WRITE_S, self.flush)
 
     def flush(self) -> None:
         """Write what waits."""

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
 from typing import Any
 from uuid import uuid4
 
@@ -16,7 +15,7 @@ from moorage.errors import Unauthenticated
 from moorage.guard.identity import User
 from moorage.injection import Injection
 from moorage.module import DeclarationError, Module
-from moorage.scope import Scope
+from moorage.scope import Scope, Stack
 
 
 class ShopConfig(Config):
@@ -53,7 +52,7 @@ class Port:
     """What a port gives to each scope."""
 
 
-def scope(stack: AsyncExitStack, assembly: Assembly, caller: User | None = None) -> Scope:
+def scope(stack: Stack, assembly: Assembly, caller: User | None = None) -> Scope:
     return Scope(stack=stack, groups=assembly.groups, trace=trace.new(), request_id="r", caller=caller)
 
 
@@ -89,7 +88,7 @@ async def test_factories_of_the_process_are_called_after_what_they_need_and_clos
     assembly = assembled(module)
     async with assembly.opened():
         assert events == ["templates", "mailer"]
-        async with AsyncExitStack() as stack:
+        async with Stack() as stack:
             first = await assembly.providers[Mailer](scope(stack, assembly))
             second = await assembly.providers[Mailer](scope(stack, assembly))
         assert isinstance(first, Mailer)
@@ -121,7 +120,7 @@ async def test_a_factory_of_a_scope_is_called_once_in_it_and_closed_with_it(modu
     assembly = assembled(module)
     async with assembly.opened():
         user = User(uuid4())
-        async with AsyncExitStack() as stack:
+        async with Stack() as stack:
             inside = scope(stack, assembly, user)
             made = await assembly.providers[Checkout](inside)
             assert isinstance(made, Checkout)
@@ -148,7 +147,7 @@ async def test_a_factory_of_a_scope_learns_of_the_error_and_can_tell_how_the_wor
             raise
 
     assembly = assembled(module)
-    stack = AsyncExitStack()
+    stack = Stack()
     await assembly.providers[Basket](scope(stack, assembly))
     error = ValueError("no")
     assert not await stack.__aexit__(ValueError, error, None)
@@ -161,7 +160,7 @@ async def test_a_scope_without_the_caller_that_a_factory_needs_is_refused(module
         return Basket(user)
 
     assembly = assembled(module)
-    async with AsyncExitStack() as stack:
+    async with Stack() as stack:
         with pytest.raises(Unauthenticated):
             await assembly.providers[Basket](scope(stack, assembly))
 
@@ -187,7 +186,7 @@ async def test_its_ping_counts_for_readiness_as_far_as_it_is_required(module: Mo
         ready, problems = await assembly.health.ready()
         assert ready, "only degraded"
         assert problems["Templates"] == "ConnectionError: the mail server is away"
-        made = await assembly.providers[Mailer](scope(AsyncExitStack(), assembly))
+        made = await assembly.providers[Mailer](scope(Stack(), assembly))
         assert isinstance(made, Mailer)
         made.alive = False
         assembly.health._last = (0.0, {})
@@ -252,7 +251,7 @@ async def test_overrides_stand_in_and_their_factories_are_not_called(module: Mod
 
     fake = Templates()
     assembly = assembled(module, {Templates: fake})
-    async with assembly.opened(), AsyncExitStack() as stack:
+    async with assembly.opened(), Stack() as stack:
         made = await assembly.providers[Mailer](scope(stack, assembly))
         assert isinstance(made, Mailer)
         assert made.templates is fake

@@ -1,13 +1,41 @@
 """One unit of execution: a request, an event, later a job; what is known of it, and what it holds open."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from moorage.guard.headers import Trace
 from moorage.guard.identity import Caller
+
+Entered = TypeVar("Entered")
+
+
+class Stack:
+    """What has to be left at the end, the last entered first: an `AsyncExitStack` that is made for the first, since
+    most work enters nothing.
+    """
+
+    __slots__ = ("_entered",)
+
+    def __init__(self) -> None:
+        self._entered: AsyncExitStack | None = None
+
+    async def enter_async_context(self, manager: AbstractAsyncContextManager[Entered]) -> Entered:
+        """Enter *manager*, and leave it at the end."""
+        if self._entered is None:
+            self._entered = AsyncExitStack()
+        return await self._entered.enter_async_context(manager)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return None if self._entered is None else await self._entered.__aexit__(kind, error, trace)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -19,7 +47,7 @@ class Scope:
     where lazily loaded attributes can be read. ``found`` remembers what providers gave, one of each type.
     """
 
-    stack: AsyncExitStack
+    stack: Stack
     groups: Mapping[type, object]
     """The module's own settings, by class."""
     trace: Trace

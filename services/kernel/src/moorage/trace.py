@@ -11,8 +11,10 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import Any, Final
 
-TRACEPARENT: Final = "traceparent"
-TRACESTATE: Final = "tracestate"
+from multidict import istr
+
+TRACEPARENT: Final = istr("traceparent")
+TRACESTATE: Final = istr("tracestate")
 
 SAMPLED: Final = 0x01
 RANDOM: Final = 0x02

@@ -6,12 +6,10 @@ decide about it.
 
 from collections.abc import MutableMapping
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
+class Asker(NamedTuple):
     """Whose request is being answered; ``user`` and ``tenant`` are known once the guard has let it in."""
 
     request_id: str

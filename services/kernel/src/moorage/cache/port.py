@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import typing
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from moorage import trace as traces
@@ -23,7 +23,7 @@ from moorage.config.loading import ConfigError
 from moorage.config.settings import Config
 from moorage.config.values import is_redis_url
 from moorage.module import DeclarationError
-from moorage.scope import Scope, current
+from moorage.scope import Scope, Stack, current
 
 if TYPE_CHECKING:
     from moorage.assembly import Assembly
@@ -169,7 +169,7 @@ class Computing:
             DeclarationError: a parameter's type is none that a port or the module's settings provide.
         """
         outer = current.get()
-        async with AsyncExitStack() as stack:
+        async with Stack() as stack:
             scope = Scope(
                 stack=stack,
                 groups=self._assembly.groups,

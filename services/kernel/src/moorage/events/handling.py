@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +21,7 @@ from moorage.events.cloudevents import LARGEST_READ, Envelope, Undecodable, deco
 from moorage.events.event import LONGEST_KEY, Event, EventInfo, topic_of
 from moorage.events.inbox import storable
 from moorage.events.meters import Meters
-from moorage.scope import Scope
+from moorage.scope import Scope, Stack
 from moorage.tracing import Span, Tracer
 
 _HANDLING: Final = "moorage_handling"
@@ -127,7 +127,7 @@ class Handling:
         logged = bind_contextvars(event_type=envelope.type, event_id=envelope.id, **envelope.context)
         try:
             with self._span(envelope) as span:
-                async with asyncio.timeout(self.timeout) as limit, AsyncExitStack() as stack:
+                async with asyncio.timeout(self.timeout) as limit, Stack() as stack:
                     scope = Scope(
                         stack=stack,
                         groups=self.groups(),

@@ -146,7 +146,7 @@ class Decision:
         """What a proxy host tells the app about the request; values are percent-encoded where they are free
         text.
         """
-        told = {
+        told: dict[str, str] = {
             names.REQUEST_ID_HEADER: self.facts.request_id,
             names.TRACEPARENT_HEADER: self.facts.trace.traceparent,
         }

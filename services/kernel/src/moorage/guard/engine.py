@@ -39,7 +39,7 @@ from moorage.guard.conditions import Condition
 from moorage.guard.cors import Preflight, answer_preflight, is_preflight
 from moorage.guard.decision import Attempt, Decision, RequestFacts, variables
 from moorage.guard.folder import Loaded, PolicyFolder
-from moorage.guard.headers import Headers, is_host
+from moorage.guard.headers import AUTHORIZATION, CONTENT_LENGTH, HOST, Headers, is_host
 from moorage.guard.lasting import Lasting
 from moorage.guard.limits.limiter import Limiter
 from moorage.guard.paths import parse_target
@@ -334,7 +334,7 @@ class Guard:
                 )
             if rule.rule.auth != "none":
                 self._limiter.before_token(
-                    facts.client.address, headers.getall("Authorization", ()), policy.verifier
+                    facts.client.address, headers.getall(AUTHORIZATION, ()), policy.verifier
                 )
             verified = None if rule.rule.auth == "none" else self._verified(policy, rule, headers)
             caller = policy.caller(verified) if verified is not None else None
@@ -382,7 +382,7 @@ class Guard:
             raise _forbidden(permission, reason="" if known else f"the policy has no permission {permission}")
 
     def _verified(self, policy: Policy, rule: CompiledRule, headers: Headers) -> Verified | None:
-        given = headers.getall("Authorization", ())
+        given = headers.getall(AUTHORIZATION, ())
         if not given and rule.rule.auth == "optional":
             return None
         if self._feed is not None:
@@ -437,7 +437,7 @@ class Guard:
 
 
 def _host(headers: Headers) -> str:
-    given = headers.getall("Host", ())
+    given = headers.getall(HOST, ())
     if len(given) > 1:
         raise BadRequest("There is more than one Host header.", code="bad_host")
     host = given[0] if given else ""
@@ -450,7 +450,7 @@ def _body(headers: Headers, limit: int | None) -> None:
     """Refuse a body that says it is too large, and lengths that two parsers could read differently (RFC 9112,
     6.3).
     """
-    length = headers.get("Content-Length")
+    length = headers.get(CONTENT_LENGTH)
     if length is None:
         return
     several = "Transfer-Encoding" in headers or len(headers.getall("Content-Length")) > 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy, istr
 
 from moorage import trace as traces
 from moorage.trace import Trace as Trace  # part of what a request's headers say
@@ -17,8 +17,11 @@ Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 USER_HEADER: Final = "X-Moorage-User"
 TENANT_HEADER: Final = "X-Moorage-Tenant"
 ROLES_HEADER: Final = "X-Moorage-Roles"
-REQUEST_ID_HEADER: Final = "X-Request-ID"
+REQUEST_ID_HEADER: Final = istr("X-Request-ID")
 TRACEPARENT_HEADER: Final = traces.TRACEPARENT
+AUTHORIZATION: Final = istr("Authorization")
+HOST: Final = istr("Host")
+CONTENT_LENGTH: Final = istr("Content-Length")
 
 _IDENTITY_PREFIXES: Final = (
     "x-moorage-",

@@ -6,8 +6,7 @@ what is not UTF-8.
 """
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from moorage.errors import BadRequest
@@ -26,8 +25,7 @@ segments.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A request target: *path* decoded, *raw_path* as it came, *query* as it came without its `?`."""
 
     path: str

@@ -1,7 +1,7 @@
 """A module's handlers, understood and ready to be dispatched by a rule's name."""
 
 from collections.abc import Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -20,6 +20,7 @@ from moorage.http.websocket import Sockets, check_origins
 from moorage.kept import AnswerStore
 from moorage.model import Query
 from moorage.module import DeclarationError, Handler, Module
+from moorage.scope import Stack
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Bound:
         What was opened for the loader is finished before: a unit of work would be open as long as the connection.
         """
         outer, found = context.stack, dict(context.found)
-        async with AsyncExitStack() as context.stack:
+        async with Stack() as context.stack:
             await self.load(context)
         context.stack, context.found, context.run = outer, found, None
         context.before_answer.clear()

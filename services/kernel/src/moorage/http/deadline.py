@@ -80,6 +80,8 @@ class Deadline:
         precise: whether it needs a timer of its own, which is not late.
     """
 
+    __slots__ = ("_cancelled", "_handle", "_others", "_outer", "_precise", "_task", "_tick", "at")
+
     def __init__(self, at: float, others: Deadlines, *, precise: bool = False) -> None:
         self.at = at
         self._others = others

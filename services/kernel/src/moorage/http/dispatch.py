@@ -3,12 +3,12 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from multidict import istr
 
 from moorage import access
 from moorage.config.live import Live, Snapshot
@@ -18,7 +18,7 @@ from moorage.guard.auditing import CLIENT_GONE, Auditing
 from moorage.guard.cors import Preflight
 from moorage.guard.decision import Decision, RequestFacts, receive
 from moorage.guard.engine import Guard
-from moorage.guard.headers import TrustedProxies
+from moorage.guard.headers import REQUEST_ID_HEADER, TrustedProxies
 from moorage.guard.policy import Rule
 from moorage.http.apidocs import ApiDocument
 from moorage.http.binding import Bound
@@ -30,7 +30,7 @@ from moorage.http.server import HSTS, SECURITY_HEADERS, error_response
 from moorage.http.websocket import Sockets
 from moorage.kept import AnswerStore
 from moorage.metrics import UNMATCHED, Metrics
-from moorage.scope import current
+from moorage.scope import Stack, current
 from moorage.tracing import NullTracer, Tracer
 from moorage.tracing.http import served, serving
 from moorage.who import Asker, asker
@@ -38,7 +38,7 @@ from moorage.who import Asker, asker
 _LINGER_S: Final = 10.0
 _ABOUT_S: Final = 1.0
 """From here on a timeout may come 10 ms late."""
-TIMEOUT_HEADER: Final = "X-Moorage-Timeout-Ms"
+TIMEOUT_HEADER: Final = istr("X-Moorage-Timeout-Ms")
 """Milliseconds that the caller will wait; `moorage.client` sends what is left of its own deadline."""
 
 
@@ -160,7 +160,7 @@ class Dispatcher:
         limits = self._limiting.of(now, request, decision.rule)
         at = self._deadlines.loop.time() + limits.timeout
         with Deadline(at, self._deadlines, precise=limits.timeout < _ABOUT_S) as deadline:
-            async with AsyncExitStack() as stack:
+            async with Stack() as stack:
                 context = self._context(request, decision, limits, stack, deadline, now)
                 if bound.handler.socket is not None:
                     return await bound.connect(context, self.sockets)
@@ -175,7 +175,7 @@ class Dispatcher:
         request: web.BaseRequest,
         decision: Decision,
         limits: Limits,
-        stack: AsyncExitStack,
+        stack: Stack,
         deadline: Deadline,
         now: Snapshot,
     ) -> Context:
@@ -276,16 +276,17 @@ def _met(
 def _finish(response: web.StreamResponse, facts: RequestFacts, decision: Decision | None) -> None:
     if response.prepared:
         return
-    if decision is not None:
-        response.headers.update(decision.limit_fields)  # in place of what a handler said
-    says_nothing_else = len(response.headers) == ("Content-Type" in response.headers)
+    headers = response.headers
+    if decision is not None and decision.limit_fields:
+        headers.update(decision.limit_fields)  # in place of what a handler said
+    says_nothing_else = len(headers) == (hdrs.CONTENT_TYPE in headers)
     if says_nothing_else:  # as most do: there is nothing to look for
-        response.headers.extend(SECURITY_HEADERS)
+        headers.extend(SECURITY_HEADERS)
     else:
         for name, value in SECURITY_HEADERS.items():
-            response.headers.setdefault(name, value)
+            headers.setdefault(name, value)
     if facts.client.scheme == "https":
-        response.headers.setdefault("Strict-Transport-Security", HSTS)
+        headers.setdefault("Strict-Transport-Security", HSTS)
     if facts.edge is not None:
-        facts.edge.outward(response.headers, response.status, facts.headers, facts.method)
-    response.headers["X-Request-ID"] = facts.request_id
+        facts.edge.outward(headers, response.status, facts.headers, facts.method)
+    headers[REQUEST_ID_HEADER] = facts.request_id

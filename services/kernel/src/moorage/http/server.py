@@ -7,20 +7,23 @@ from typing import Any, Final
 
 from aiohttp import http_exceptions, web
 from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDict
 
 from moorage.errors import AppError, BadRequest, error_body
 from moorage.http.answers import json_response
 from moorage.http.faults import from_http_exception
 
 PRODUCT: Final = "moorage"
-SECURITY_HEADERS: Final = {
-    "Server": PRODUCT,
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-}
+SECURITY_HEADERS: Final = CIMultiDict(
+    {
+        "Server": PRODUCT,
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        "Referrer-Policy": "no-referrer",
+        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+        "Cache-Control": "no-store",
+    }
+)
 """For answers that do not say otherwise (OWASP's REST page); HSTS is added where the client came by https."""
 HSTS: Final = "max-age=31536000"
 _MAX_LINE: Final = 8190

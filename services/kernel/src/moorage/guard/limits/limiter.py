@@ -84,7 +84,7 @@ class Limiter:
         Raises:
             RateLimited
         """
-        if not self._tried or address is None or not authorization or verifier.knows(authorization[0]):
+        if address is None or not authorization or verifier.knows(authorization[0]) or not self._tried:
             return
         charge = self._bad_token(address)
         taken = self._tried.used(charge)

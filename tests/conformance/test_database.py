@@ -6,7 +6,6 @@ import secrets
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -25,7 +24,7 @@ from moorage.database.migrations import MigrationError, Migrator, Options
 from moorage.database.pool import Pool
 from moorage.database.tenancy import TenancyError
 from moorage.errors import Timeout
-from moorage.scope import Scope, current
+from moorage.scope import Scope, Stack, current
 from moorage.testing import SchemaDatabase
 from rigs.waiting import until
 
@@ -499,7 +498,7 @@ async def test_units_of_a_scope_are_for_its_tenant(library: Library, pool: Pool)
         await db.add(Book(title="of acme"))
     async with database.unit() as db:
         assert await db.scalar(select(func.count()).select_from(Book)) == 0
-    scope = Scope(stack=AsyncExitStack(), groups={}, trace=traces.new(), request_id="r", tenant="bolt")
+    scope = Scope(stack=Stack(), groups={}, trace=traces.new(), request_id="r", tenant="bolt")
     token = current.set(scope)
     try:
         async with database.unit() as db:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from moorage_operator.plan.settings import parse_settings
 from moorage_operator.plan.world import World
 
@@ -73,21 +75,44 @@ def test_guards_in_process_and_in_sidecars_count_in_the_installations_redis(make
 
 
 def test_the_guard_in_a_sidecar_has_its_own_settings_from_the_module(make: Any) -> None:
-    said = {
-        "LIMITS_ADDRESS": "6000",
-        "GUARD_AUDIT_TIMEOUT": "1s",
-        "LIMITS_OF_GROWTH": "1972",
-        "REDIS_URL": "no",
-    }
+    installations = {"LIMITS_BACKEND": "memory", "GUARD_AUDIT_FILE": "/dev/null", "GUARD_MAX_STALENESS": "9h"}
+    said = {"LIMITS_ADDRESS": "6000", "LIMITS_TIMEOUT": "1s", "LIMITS_OF_GROWTH": "1972", "REDIS_URL": "no"}
+    said |= installations
     make.settings = parse_settings("redis: {url: 'redis://redis.infra:6379/0'}")
     module = make.module(app=None, env=[{"name": name, "value": value} for name, value in said.items()])
     found = pod(make.plan(module))
     sidecar, app = env(found["initContainers"][0]), env(found["containers"][0])
     assert sidecar["LIMITS_ADDRESS"] == app["LIMITS_ADDRESS"] == "6000"
-    assert sidecar["GUARD_AUDIT_TIMEOUT"] == "1s"
+    assert sidecar["LIMITS_TIMEOUT"] == "1s"
+    assert not installations.keys() & sidecar.keys()
     assert "LIMITS_OF_GROWTH" not in sidecar, "no setting of the guard's, so the app's own"
     assert app["LIMITS_OF_GROWTH"] == "1972"
     assert sidecar["REDIS_URL"] == "redis://redis.infra:6379/0"
+
+
+@pytest.mark.parametrize(("name", "value"), [("LIMITS_ADDRESS", "100/minute"), ("LIMITS_TIMEOUT", "10h")])
+def test_a_setting_with_which_the_sidecar_would_not_start_is_refused(
+    make: Any, name: str, value: str
+) -> None:
+    said = [{"name": "OTHER", "value": "1"}, {"name": name, "value": value}]
+    plan = make.plan(make.module(app=None, env=said))
+    (refusal,) = plan.refusals
+    assert refusal.reason == "InvalidSetting"
+    assert f"spec.env[1].value: `{name}`" in refusal.message
+    assert not make.plan(make.module(app=None, env=said[:1])).refusals
+
+
+def test_the_guard_samples_as_the_app_does_where_it_knows_how(make: Any) -> None:
+    names = ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG", "OTEL_SDK_DISABLED")
+
+    def sidecar(*values: str) -> dict[str, Any]:
+        said = [{"name": name, "value": value} for name, value in zip(names, values, strict=True)]
+        found = env(pod(make.plan(make.module(app=None, env=said)))["initContainers"][0])
+        return {name: found[name] for name in names if name in found}
+
+    good = ("parentbased_traceidratio", "0.01", "true")
+    assert tuple(sidecar(*good).values()) == good
+    assert sidecar("xray", "endpoint=http://localhost:2000", "maybe") == {}
 
 
 def test_spans_of_the_guard_go_where_those_of_the_app_go(make: Any) -> None:

@@ -178,6 +178,23 @@ async def test_large_bodies_pass_both_ways_in_flat_memory_and_idle_is_small(net,
         assert await process.stop() == 0
 
 
+async def test_what_the_path_captures_as_a_secret_is_not_in_the_log(net, policies):
+    async def app(request):
+        return web.Response(text=request.path)
+
+    policies.write(Rule(name="reset", path="/reset/{reset_token}", auth="none"))
+    client = await net.client()
+    async with sidecar(policies, await net.serve(app)) as process:
+        at, _ = await asyncio.wait_for(process.ports, 20)
+        async with client.get(f"http://127.0.0.1:{at}/reset/hunter2?a=hunter2") as response:
+            assert await response.text() == "/reset/hunter2"
+        assert await process.stop() == 0
+    lines = [json.loads(line) for line in process.lines]
+    (access,) = [line for line in lines if line["logger"] == "moorage.access"]
+    assert (access["path"], access["status"]) == ("/reset/{reset_token}", 200)
+    assert "hunter2" not in "".join(process.lines)
+
+
 async def test_the_gateway_serves_its_file(net, tmp_path):
     async def app(request):
         return web.Response(text="blog")

@@ -204,3 +204,20 @@ def test_an_audit_line_comes_behind_what_waits_and_ends_a_torn_line(
         with undisturbed() as torn:
             assert not torn
     assert "No space left" in capsys.readouterr().err
+
+
+def test_a_line_of_a_loop_that_was_left_waits_for_no_other(log_lines: LogLines) -> None:
+    """As in processes that run one loop after the other."""
+    with _alone():
+        left, other = asyncio.new_event_loop(), asyncio.new_event_loop()
+
+        async def log(path: str, then: float = 0.0) -> None:
+            _written(_facts(path), 200, None, None)
+            await asyncio.sleep(then)
+
+        left.run_until_complete(log("/left"))
+        other.run_until_complete(log("/other", then=0.2))
+        found = [line["path"] for line in log_lines()]
+        left.close()
+        other.close()
+    assert found == ["/left", "/other"]

@@ -68,6 +68,10 @@ LOGIN = Login(name="ada", password=SECRET, key=SecretStr(SECRET))
         {"object": Opaque(), "bytes": SECRET.encode()},
         {"statement": f"INSERT\n[parameters: ('ada', '{SECRET}')]\n(Background on this error)"},
         {"key": {f"Bearer {SECRET}": 1}},
+        {
+            "reason": f"ClientResponseError: 400, message='Bad', url='http://127.0.0.1/reset/{SECRET}?otp={SECRET}'"
+        },
+        {"reset": f"400, url=URL('http://127.0.0.1/?otp={SECRET}')"},
     ],
     ids=lambda value: ",".join(value),
 )

@@ -374,7 +374,7 @@ class ModuleSpec(Resource):
     args: Annotated[list[ShortText], Field(max_length=64)] = Field(default_factory=list)
     """Replaces the image's arguments. Excludes `app`."""
     env: Annotated[list[EnvVar], Field(max_length=128), Unique(("name",))] = Field(default_factory=list)
-    """Environment variables, in the clear. The guard's own (`GUARD_…`, `LIMITS_…`) reach its sidecar, too."""
+    """Environment variables, in the clear. `LIMITS_ADDRESS` and `LIMITS_TIMEOUT` reach the sidecar, too."""
     config: Annotated[dict[str, Any], Field(max_length=256)] = Field(default_factory=dict)
     """Free-form: one layer of the module's configuration, above its files and below environment variables."""
     secret_refs: Annotated[list[SecretRef], Field(max_length=16), Unique(("name",))] = Field(

@@ -109,7 +109,8 @@ class RateLimit(Resource):
     """For all callers of the rule together; each rule has a count of its own. Default: none."""
     outage: Outage | None = None
     """What happens while Redis, where the pods of a module count together, is away: each pod goes on with its share
-    of the limit (`local`), or whoever would be counted gets 503 (`refuse`), as suits passwords. Default: `local`.
+    of the limit (`local`), or whoever would be counted gets 503 (`refuse`), as suits passwords. Default: the
+    installation's, which is `local` if it says nothing.
     """
 
 

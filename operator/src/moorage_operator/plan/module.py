@@ -8,7 +8,18 @@ from moorage.guard.policy import BaseDocument
 from moorage_crds import checks
 from moorage_crds.problems import Problem
 from moorage_crds.v1alpha1 import Module, Permission, Route
-from moorage_operator.plan import claims, configmap, deployment, httproute, ingress, job, pod, secret, service
+from moorage_operator.plan import (
+    claims,
+    configmap,
+    deployment,
+    guard_settings,
+    httproute,
+    ingress,
+    job,
+    pod,
+    secret,
+    service,
+)
 from moorage_operator.plan.networkpolicy import network_policy
 from moorage_operator.plan.poddisruptionbudget import pod_disruption_budget
 from moorage_operator.plan.refusal import Refusal, of_problems
@@ -147,6 +158,8 @@ def _installation_refusals(module: Module, settings: PlatformSettings) -> tuple[
                 "spec.sidecar: `always` with `app` is not supported yet; remove it: the guard is in its process",
             )
         )
+    if pod.guarding(module) is pod.Guarding.SIDECAR:
+        result += guard_settings.refusals(module)
     return tuple(result)
 
 

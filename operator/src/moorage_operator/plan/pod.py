@@ -1,14 +1,12 @@
 """The pod of a module: the guard in its own process, in a sidecar before it, or (where allowed) none."""
 
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
-from moorage.config.layers import fields
-from moorage.config.settings import GuardSettings, Limits
 from moorage_crds import units
 from moorage_crds.v1alpha1 import Module
 from moorage_crds.v1alpha1.module import Probe
-from moorage_operator.plan import container, names
+from moorage_operator.plan import container, guard_settings, names
 from moorage_operator.plan.settings import PlatformSettings
 from moorage_operator.plan.world import Manifest
 
@@ -18,12 +16,6 @@ DRAIN_SECONDS = 30
 """A kernel-built module and the guard finish their requests in this time after SIGTERM."""
 STARTUP_SECONDS = 120
 """How long a process may take until its first good probe."""
-_GUARDS_OWN: Final = frozenset(
-    "_".join((group, *path)).upper()
-    for group, model in (("guard", GuardSettings), ("limits", Limits))
-    for path, _ in fields(model)
-)
-"""What `spec.env` tells the guard, wherever it runs: by name, as an app's own may begin alike."""
 
 
 class Guarding(StrEnum):
@@ -280,7 +272,7 @@ def _sidecar_variables(module: Module, settings: PlatformSettings) -> dict[str, 
         "ADMIN_PORT": str(container.ADMIN_PORT),
         "UPSTREAM_PORT": str(module.spec.port),
     }
-    result |= {name: value for name, value in container.user_variables(module).items() if name in _GUARDS_OWN}
+    result |= guard_settings.of_guard(module)
     if settings.redis.url is not None:
         result["REDIS_URL"] = settings.redis.url  # where all guards of a module count together
     if settings.otlp.endpoint is not None:

@@ -76,9 +76,9 @@ class KafkaSettings(_Group):
 
 
 class OtlpSettings(_Group):
-    """Passed to modules as `OTEL_EXPORTER_OTLP_ENDPOINT`."""
+    """Passed to modules and their sidecars as `OTEL_EXPORTER_OTLP_ENDPOINT`."""
 
-    endpoint: Annotated[str | None, Field(max_length=1024)] = None
+    endpoint: Annotated[str | None, Field(max_length=1024, pattern=r"^https?://[^@]+$")] = None
 
     _no_password = field_validator("endpoint")(_without_password)
 

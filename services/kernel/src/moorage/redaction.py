@@ -76,6 +76,8 @@ _SHAPES: Final[tuple[tuple[str, re.Pattern[str], str], ...]] = (
         re.compile(r"""(?i)(passw(?:or)?d["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&)]+)"""),
         rf"\1{HIDDEN}",
     ),
+    # aiohttp's errors show the whole address that was asked for, its query included
+    ("url=", re.compile(r"""\burl=(?:'[^']*'|"[^"]*"|URL\('[^']*'\))"""), f"url={HIDDEN}"),
     # pydantic's errors show what came in, SQLAlchemy's the values of a statement
     ("input_value=", re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL), f"input_value={HIDDEN}"),
     ("[parameters: ", re.compile(r"\[parameters: .*?\](?=\n|$)", re.DOTALL), f"[parameters: {HIDDEN}]"),

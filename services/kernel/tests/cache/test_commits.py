@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
@@ -20,7 +19,7 @@ from moorage.cache.port import asks
 from moorage.config.settings import Database as DatabaseSettings
 from moorage.database.pool import Pool
 from moorage.metrics import Metrics
-from moorage.scope import Scope, current
+from moorage.scope import Scope, Stack, current
 from moorage.testing import SchemaDatabase
 
 pytestmark = pytest.mark.postgres
@@ -134,7 +133,7 @@ async def test_within_the_unit_of_work_that_changed_it_nothing_is_found_and_noth
 ) -> None:
     """It sees its own change, which the others must not see before the commit, if there is one at all."""
     await cached(cache, pool)
-    scope = Scope(stack=AsyncExitStack(), groups={}, trace=traces.new(), request_id="r")
+    scope = Scope(stack=Stack(), groups={}, trace=traces.new(), request_id="r")
     token = current.set(scope)
     try:
         with pytest.raises(RuntimeError):  # noqa: PT012 - the unit of work has several steps

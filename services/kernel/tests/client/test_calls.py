@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import json
 import time
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from moorage import (
 from moorage import trace as traces
 from moorage.errors import NotFound, error_body
 from moorage.guard.identity import User
-from moorage.scope import Scope, current
+from moorage.scope import Scope, Stack, current
 from moorage.tracing import NullTracer
 from rigs.waiting import until
 
@@ -37,7 +37,7 @@ class UserOut(Model):
 
 @contextmanager
 def scope(**given: Any) -> Any:
-    made = Scope(stack=AsyncExitStack(), groups={}, trace=traces.new(), request_id="req-1", **given)
+    made = Scope(stack=Stack(), groups={}, trace=traces.new(), request_id="req-1", **given)
     token = current.set(made)
     try:
         yield made

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import pytest
+import uvloop
 
 from moorage import Module
 from moorage.errors import Timeout
@@ -149,4 +150,56 @@ async def test_one_timer_serves_all_whoever_ends_before() -> None:
     assert all(took >= seconds for seconds, took in ended)
     await work(0.6, does=30)
     assert len(ended) == 3, "it is set again"
+    assert len(others) == 0
+
+
+def test_under_uvloop_the_timer_comes_once_for_each_that_ends() -> None:
+    async def work() -> tuple[int, int]:
+        others, fired = Deadlines(), []
+        expire = others._expire
+
+        def counted() -> None:
+            fired.append(1)
+            expire()
+
+        others._expire = counted  # type: ignore[method-assign]
+        ended = 0
+        for _ in range(20):
+            try:
+                with Deadline(others.loop.time() + 0.02, others):
+                    await asyncio.sleep(30)
+            except Timeout:
+                ended += 1
+        return ended, len(fired)
+
+    assert uvloop.run(work()) == (20, 20)
+
+
+async def test_one_that_cannot_be_cancelled_holds_up_no_other() -> None:
+    class Stubborn(asyncio.Future[None]):
+        def cancel(self, msg: object = None) -> bool:
+            raise RuntimeError("no")
+
+    loop, others, stubborn = asyncio.get_running_loop(), Deadlines(), Stubborn()
+    began = loop.time()
+
+    async def work(seconds: float, what: Awaitable[object]) -> None:
+        with Deadline(began + seconds, others):
+            await what
+
+    first = asyncio.create_task(work(0.1, stubborn))
+    for seconds in (0.1, 0.2):
+        with pytest.raises(Timeout):
+            await work(seconds, asyncio.sleep(30))
+    stubborn.set_result(None)
+    with pytest.raises(Timeout):
+        await first
+
+
+async def test_a_lifted_one_that_shared_the_timer_limits_nothing() -> None:
+    others = Deadlines()
+    with Deadline(asyncio.get_running_loop().time() + 0.01, others) as deadline:
+        deadline.lift()
+        await asyncio.sleep(0.05)
+    assert not deadline.expired
     assert len(others) == 0

@@ -172,7 +172,7 @@ class Limits(Config):
         "auto", description="auto: Redis where redis.url is set, else memory: each process by itself."
     )
     timeout: Duration = Field(
-        0.05, gt=0, description="Longest wait for Redis; then the process counts its share by itself."
+        0.05, gt=0, le=10, description="Longest wait for Redis; then the process counts its share by itself."
     )
     max_connections: int = Field(20, ge=1, le=1000, description="Connections to Redis at most, per process.")
     max_keys: int = Field(

@@ -2,11 +2,14 @@
 
 import asyncio
 import contextvars
+import logging
 from functools import cached_property
 from types import TracebackType
 from typing import Final, Self
 
 from moorage.errors import Timeout
+
+logger = logging.getLogger("moorage.http")
 
 _AGAIN_S: Final = 0.5
 _TICK_S: Final = 0.01
@@ -16,7 +19,8 @@ class Deadlines:
     """What the deadlines of one event loop share: its clock, and one timer for all that may end up to 10 ms late.
 
     Nearly all of them are lifted long before. A timer for each took longer than to decide about the request; so this
-    one is set for the first that may end, and when it comes looks who is left.
+    one is set for the first that may end, and when it comes looks who is left. It is for one loop, the first in which
+    it is used.
     """
 
     def __init__(self) -> None:
@@ -45,7 +49,9 @@ class Deadlines:
 
     def take(self, deadline: "Deadline", tick: int) -> None:
         """Let *deadline* not expire."""
-        due = self._due[tick]
+        due = self._due.get(tick)
+        if due is None:
+            return
         due.discard(deadline)
         if not due:
             del self._due[tick]  # the timer stays: it would be another one's soon
@@ -59,12 +65,16 @@ class Deadlines:
 
     def _expire(self) -> None:
         self._timer = None
-        now = self.loop.time()
-        for tick in [tick for tick in self._due if tick * _TICK_S <= now]:
-            for deadline in self._due.pop(tick):
-                deadline.expire()
+        # Not by the time alone: uvloop's clock has whole milliseconds, and may say that it is not quite there yet.
+        now = max(self._tick, int(self.loop.time() / _TICK_S))
+        due = [deadline for tick in list(self._due) if tick <= now for deadline in self._due.pop(tick)]
         if self._due:
             self._set(min(self._due))
+        for deadline in due:
+            try:
+                deadline.expire()
+            except Exception:  # what the code awaits may not let itself be cancelled
+                logger.exception("a deadline cannot be kept")
 
 
 class Deadline:

@@ -36,7 +36,7 @@ class Lines(logging.StreamHandler[TextIO]):
             self.flush()
             return
         # Not asked for by each line: the answer costs a call of the system.
-        if len(self._waiting) > 1 and self._loop is not None and not self._loop.is_closed():
+        if len(self._waiting) > 1 and self._loop is not None and self._loop.is_running():
             return
         try:
             self._loop = asyncio.get_running_loop()

@@ -2,7 +2,7 @@
 conventions have them (https://opentelemetry.io/docs/specs/semconv/http/http-spans/).
 
 What a client sends is not in them but for what the conventions require: no query, no headers, no body, and
-no path that holds a secret.
+no path of a rule that captures a secret.
 """
 
 from collections.abc import Iterator

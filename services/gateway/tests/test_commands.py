@@ -40,6 +40,11 @@ class Process:
             if said.get("message") == "serving":
                 self.ports.set_result((said["port"], said["admin_port"]))
 
+    def access(self):
+        """The lines of its access log."""
+        lines = [json.loads(line) for line in self.lines]
+        return [line for line in lines if line["logger"] == "moorage.access"]
+
     async def stop(self):
         self.process.send_signal(signal.SIGTERM)
         return await asyncio.wait_for(self.process.wait(), 20)
@@ -189,8 +194,7 @@ async def test_what_the_path_captures_as_a_secret_is_not_in_the_log(net, policie
         async with client.get(f"http://127.0.0.1:{at}/reset/hunter2?a=hunter2") as response:
             assert await response.text() == "/reset/hunter2"
         assert await process.stop() == 0
-    lines = [json.loads(line) for line in process.lines]
-    (access,) = [line for line in lines if line["logger"] == "moorage.access"]
+    (access,) = process.access()
     assert (access["path"], access["status"]) == ("/reset/{reset_token}", 200)
     assert "hunter2" not in "".join(process.lines)
 
@@ -209,8 +213,7 @@ async def test_the_gateway_serves_its_file(net, tmp_path):
         async with client.get(f"http://127.0.0.1:{at}/blog?token=secret") as response:
             assert await response.text() == "blog"
         assert await process.stop() == 0
-    lines = [json.loads(line) for line in process.lines]
-    (access,) = [line for line in lines if line["logger"] == "moorage.access"]
+    (access,) = process.access()
     assert (access["path"], access["status"], access["module"]) == ("/blog", 200, "default/blog")
     assert "secret" not in "".join(process.lines)
 

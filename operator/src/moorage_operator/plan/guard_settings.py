@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from moorage.config.settings import Limits
 from moorage_crds.v1alpha1 import Module
+from moorage_operator.plan import container
 from moorage_operator.plan.refusal import Refusal
 
 _SETTINGS: Final = {"LIMITS_ADDRESS": "address", "LIMITS_TIMEOUT": "timeout"}
@@ -39,10 +40,9 @@ _STANDARD: Final[dict[str, Callable[[str], bool]]] = {
 
 def of_guard(module: Module) -> dict[str, str]:
     """The variables of `spec.env` that the sidecar gets as well."""
-    said = {entry.name: entry.value for entry in module.spec.env}
     return {
         name: value
-        for name, value in said.items()
+        for name, value in container.user_variables(module).items()
         if name in _SETTINGS or (name in _STANDARD and _STANDARD[name](value))
     }
 
